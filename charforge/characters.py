@@ -1,0 +1,90 @@
+"""A character: a trained version, name@version, with its constitution, base model, adapter and measurements.
+
+The last stage of a run gathers them into one artifact and writes the report; `STORE/characters/NAME@VERSION/BUILD` links to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from charforge.constitution import Constitution
+from charforge.models import resolve
+from charforge.recipe import Recipe
+from charforge.stage import Stage, Work
+from charforge.store import Artifact, Row, Store, write_atomic
+from charforge.train.stages import trained_folder
+
+NAME = "character"
+
+
+def stage(constitution: Constitution, recipe: Recipe, inputs: dict[str, Stage]) -> Stage:
+    return Stage(
+        name=NAME,
+        version=1,
+        identity={
+            "constitution": constitution.digest,
+            "model": resolve(recipe.model).identity,
+            # Where things lie on this machine is no part of what they are; the bank's content is in the scenarios' key.
+            "recipe": settings(recipe),
+        },
+        inputs=inputs,
+        process="report",
+        run=run,
+    )
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without paths of this machine and without `runtime`."""
+    data = recipe.model_dump(mode="json", exclude={"runtime"})
+    data["constitution"] = Path(recipe.constitution).name
+    data["scenarios"]["bank"] = Path(recipe.scenarios.bank).stem
+    return data
+
+
+def run(work: Work) -> Row:
+    """Copy what makes the character, then write its report."""
+    from charforge.report import build, html
+
+    trained = work.inputs["trained"]
+    source = trained_folder(trained, work.recipe)
+    target = work.directory / source.name
+    shutil.rmtree(target, ignore_errors=True)
+    # Hard links where the file system has them: the weights are already in the store.
+    shutil.copytree(source, target, copy_function=_link)
+    shutil.copyfile(work.constitution.path, work.directory / "constitution.md")
+    report = build.report(work)
+    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomic(work.directory / "report.json", text + "\n")
+    write_atomic(work.directory / "report.html", html.page(report))
+    return {"reference": work.constitution.reference, "build": work.stage.key[:12]}
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def register(store: Store, artifact: Artifact, reference: str) -> Path:
+    """Link the character under its name and build, and as its name's latest; returns the first link."""
+    folder = store.root / "characters" / reference
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / artifact.key[:12]
+    for name in (link, folder / "latest"):
+        temporary = name.with_name(f".{name.name}.{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        temporary.symlink_to(os.path.relpath(artifact.directory, folder))
+        temporary.replace(name)
+    return link
+
+
+def read_report(artifact: Artifact) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((artifact.directory / "report.json").read_text(encoding="utf-8"))
+    return data

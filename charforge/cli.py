@@ -1,0 +1,286 @@
+"""The command line: parses, calls, prints. Nothing heavy is imported before it is needed, so ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charforge import __version__
+from charforge.errors import CharforgeError, UserError
+
+if TYPE_CHECKING:
+    from charforge.pipeline import Plan
+    from charforge.store import Store
+
+app = typer.Typer(
+    name="charforge",
+    help="Write who a model should be, train it to be that, and measure whether it became that.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+constitution_app = typer.Typer(help="Read and check constitutions.", no_args_is_help=True)
+recipe_app = typer.Typer(help="List, copy and check recipes.", no_args_is_help=True)
+app.add_typer(constitution_app, name="constitution")
+app.add_typer(recipe_app, name="recipe")
+
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="Override a setting, for example sft.epochs=2. Repeatable.", metavar="KEY=VALUE")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"charforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _store(plan: Plan) -> Store:
+    import os
+
+    from charforge.store import Store
+
+    return Store(Path(os.environ.get("CHARFORGE_STORE") or plan.recipe.runtime.store).expanduser())
+
+
+def _plan(recipe: Path, overrides: list[str]) -> Plan:
+    from charforge.pipeline import load_plan
+
+    if not recipe.exists() and recipe.suffix == "" and "/" not in str(recipe):
+        from charforge import shipped
+
+        recipe = shipped.find("recipes", str(recipe), ".yaml")
+    return load_plan(recipe, overrides)
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    set_: SetOption = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and why. Runs nothing.")] = False,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this stage.", metavar="STAGE")] = None,
+    force: Annotated[str | None, typer.Option("--force", help="Make this stage again.", metavar="STAGE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a character: from the constitution to the report.
+
+    What exists is reused and what was interrupted is continued: give the same command again.
+    """
+    from charforge import characters, pipeline
+    from charforge.report import terminal
+
+    plan = _plan(recipe, set_)
+    store = _store(plan)
+    if dry_run:
+        found = pipeline.steps(plan, store, force)
+        if until is not None:
+            plan.stage(until)
+            found = found[: 1 + [step.stage.name for step in found].index(until)]
+        if as_json:
+            typer.echo(json.dumps({"steps": [terminal.step_data(step) for step in found]}, indent=1))
+        else:
+            terminal.print_steps(plan, found)
+        return
+    with terminal.display(plan) as display:
+        pipeline.run(plan, store, display, until=until, force=force)
+    last = plan.stages[-1]
+    artifact = store.artifact(last.name, last.key)
+    if until is not None and until != last.name:
+        done = plan.stage(until)
+        place = store.artifact(done.name, done.key).directory
+        if as_json:
+            typer.echo(json.dumps({"stage": until, "key": done.key, "directory": str(place)}, indent=1))
+        else:
+            typer.echo(f"stopped after {until}: {place}")
+        return
+    folder = characters.register(store, artifact, plan.constitution.reference)
+    report = characters.read_report(artifact)
+    if as_json:
+        typer.echo(json.dumps({**report, "directory": str(folder)}, ensure_ascii=False))
+    else:
+        terminal.print_report(report, folder)
+
+
+@app.command()
+def report(
+    character: Annotated[str, typer.Argument(help="name@version, as trained.", metavar="CHARACTER")],
+    store: Annotated[Path | None, typer.Option("--store", help="The folder of artifacts.", metavar="PATH")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the report of a trained character again."""
+    import os
+
+    from charforge.errors import did_you_mean
+    from charforge.report import terminal
+
+    root = store or Path(os.environ.get("CHARFORGE_STORE") or ".charforge")
+    folder = root / "characters" / character / "latest"
+    if not (folder / "report.json").is_file():
+        known = [p.name for p in (root / "characters").glob("*")] if (root / "characters").is_dir() else []
+        raise UserError(f"no trained character {character!r} in {root}{did_you_mean(character, known)}")
+    data: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps({**data, "directory": str(folder)}, ensure_ascii=False))
+    else:
+        terminal.print_report(data, folder)
+
+
+@app.command()
+def env(as_json: JsonOption = False) -> None:
+    """Print versions and the machine, for bug reports."""
+    from charforge.pipeline import environment_report
+
+    data = environment_report()
+    if as_json:
+        typer.echo(json.dumps(data, indent=1))
+        return
+    for key, value in data.items():
+        if isinstance(value, dict):
+            for name, number in value.items():
+                typer.echo(f"{name:14} {number}")
+        else:
+            typer.echo(f"{key:14} {value}")
+
+
+@constitution_app.command("check")
+def constitution_check(
+    paths: Annotated[list[Path], typer.Argument(help="Constitutions, Markdown files.", metavar="PATH...")],
+    as_json: JsonOption = False,
+) -> None:
+    """Parse constitutions and report every problem with file and line."""
+    from charforge.constitution import load
+    from charforge.errors import Problems, raise_problems
+
+    problems: list[UserError] = []
+    found = []
+    for path in paths:
+        try:
+            constitution = load(path)
+        except Problems as several:
+            problems.extend(p for p in several.problems if isinstance(p, UserError))
+            continue
+        except UserError as problem:
+            problems.append(problem)
+            continue
+        found.append(
+            {
+                "path": str(path),
+                "reference": constitution.reference,
+                "traits": len(constitution.traits),
+                "boundaries": len(constitution.boundaries),
+                "examples": sum(len(t.examples) for t in constitution.traits),
+                "probes": sum(len(t.probes) for t in constitution.traits),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps({"constitutions": found, "problems": [str(p) for p in problems]}, indent=1))
+        if problems:
+            raise typer.Exit(2)
+        return
+    for item in found:
+        typer.echo(
+            f"{item['path']}: {item['reference']}: {item['traits']} traits ({item['boundaries']} boundaries), "
+            f"{item['examples']} examples, {item['probes']} probes"
+        )
+    raise_problems(problems)
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """List the shipped recipes."""
+    from charforge import shipped
+
+    for path in sorted(shipped.folder("recipes").glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        typer.echo(f"{path.stem:12} {first}")
+
+
+@recipe_app.command("copy")
+def recipe_copy(
+    name: Annotated[str, typer.Argument(help="A shipped recipe.")],
+    target: Annotated[Path, typer.Argument(help="Where to write it.")],
+) -> None:
+    """Copy a shipped recipe and its constitution, to change them."""
+    import shutil
+
+    from charforge import recipe as recipes
+    from charforge import shipped
+
+    source = shipped.find("recipes", name, ".yaml")
+    constitution = Path(recipes.load(source).constitution)
+    target = target / f"{name}.yaml" if target.is_dir() else target
+    copy = target.with_name(constitution.name)
+    for path in (target, copy):
+        if path.exists():
+            raise UserError("the file exists already", place=str(path), hint="choose another place")
+    text = source.read_text(encoding="utf-8")
+    lines = [f"constitution: {copy.name}" if ln.startswith("constitution:") else ln for ln in text.splitlines()]
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shutil.copyfile(constitution, copy)
+    typer.echo(f"wrote {target} and {copy}")
+
+
+@recipe_app.command("check")
+def recipe_check(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
+    """Check a recipe and its constitution without running anything."""
+    plan = _plan(recipe, set_)
+    typer.echo(f"{recipe}: {plan.constitution.reference}, {len(plan.stages)} stages")
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from charforge import recipe as recipes
+
+    typer.echo(json.dumps(recipes.schema(), indent=1))
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 a stage failed, 2 bad input or usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        app(standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing is lost: the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except CharforgeError as problem:
+        print(f"error: {problem}" if "\n" not in str(problem) else str(problem), file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception as problem:
+        import click
+
+        if isinstance(problem, click.exceptions.Exit):
+            sys.exit(problem.exit_code)
+        if isinstance(problem, click.ClickException):
+            problem.show()
+            sys.exit(2)
+        traceback.print_exc()
+        print("\nthis is a bug in charforge; please report it with the output of: charforge env", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The vLLM engine, in the process that is made for it (see charforge.worker)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from charforge.engine import Completion, Request
+from charforge.errors import StageError, missing_extra
+from charforge.models import ResolvedModel, load_tokenizer
+from charforge.recipe import Vllm
+
+
+class VllmEngine:
+    """vLLM over one model folder; on a GPU an adapter is applied per request, on CPU it is merged beforehand.
+
+    LoRA on the CPU backend is about four times slower than merged weights, which is why the caller merges there.
+    """
+
+    def __init__(
+        self,
+        model: ResolvedModel,
+        folder: Path,
+        settings: Vllm,
+        *,
+        device: str,
+        adapter: Path | None = None,
+        tokenizer_folder: Path | None = None,
+    ) -> None:
+        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if device == "cpu":
+            # The engine core in this process instead of one of its own: on few cores the two would fight for them.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_gib)
+        try:
+            from vllm import LLM, SamplingParams
+        except ImportError as error:
+            raise missing_extra("vllm", error) from error
+        self._sampling_params = SamplingParams
+        self._tokenizer = load_tokenizer(model, tokenizer_folder or folder)
+        length = min(settings.max_length, _longest(folder) or settings.max_length)
+        options: dict[str, Any] = {
+            "model": str(folder),
+            "dtype": "bfloat16",
+            "max_model_len": length,
+            "max_num_seqs": settings.concurrency,
+            "trust_remote_code": model.reference.trust_remote_code,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "disable_log_stats": True,
+        }
+        if device == "cpu":
+            # A split prefill together with a seed per request kills the CPU backend, so prompts are never split.
+            options |= {"enforce_eager": True, "enable_chunked_prefill": False}
+            options["max_num_batched_tokens"] = max(8192, length)
+        else:
+            options["gpu_memory_utilization"] = settings.memory
+        self._lora = None
+        if adapter is not None:
+            from vllm.lora.request import LoRARequest
+
+            options |= {"enable_lora": True, "max_lora_rank": _rank(adapter)}
+            self._lora = LoRARequest("character", 1, str(adapter))
+        try:
+            self._llm = LLM(**options)
+        except (ValueError, RuntimeError) as error:
+            raise StageError(
+                f"vLLM could not start: {_first_line(error)}",
+                hint="lower runtime.vllm.max_length or runtime.vllm.memory, or free memory on the device",
+            ) from error
+        self._max_length = length
+        package = "vllm" if device != "cpu" else _installed("vllm-cpu", "vllm")
+        self.about = {
+            "engine": package,
+            "version": importlib.metadata.version(package),
+            "torch": importlib.metadata.version("torch"),
+            "device": device,
+            "lora": "merged" if adapter is None else "per request",
+        }
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        engine = self._llm.llm_engine
+        # Requests with the same opening share its keys and values, but only once one of them has computed them: the first
+        # of each opening goes ahead.
+        seen: set[str] = set()
+        leaders, followers = [], []
+        for index, request in enumerate(requests):
+            opening = repr(request.messages[:-1])
+            (followers if opening in seen else leaders).append(index)
+            seen.add(opening)
+        for index in leaders:
+            self._submit(index, requests[index])
+        if followers:
+            yield from self._step()
+            for index in followers:
+                self._submit(index, requests[index])
+        while engine.has_unfinished_requests():
+            yield from self._step()
+
+    def _submit(self, index: int, request: Request) -> None:
+        tokens = self._tokenizer.apply_chat_template(
+            list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+        room = self._max_length - len(tokens)
+        if room < 1:
+            raise StageError(
+                f"a prompt of {len(tokens)} tokens does not fit into {self._max_length}",
+                hint="raise runtime.vllm.max_length, or put fewer examples in the context",
+            )
+        sampling = request.sampling
+        params = self._sampling_params(
+            temperature=sampling.temperature,
+            min_p=sampling.min_p if sampling.temperature > 0 else 0.0,
+            max_tokens=min(sampling.max_tokens, room),
+            seed=request.seed,
+        )
+        prompt = {"prompt_token_ids": list(tokens)}
+        self._llm.llm_engine.add_request(str(index), prompt, params, lora_request=self._lora)
+
+    def _step(self) -> Iterator[tuple[int, Completion]]:
+        for output in self._llm.llm_engine.step():
+            if output.finished:
+                best = output.outputs[0]
+                finish = "length" if best.finish_reason == "length" else "stop"
+                yield int(output.request_id), Completion(best.text.strip(), len(best.token_ids), finish)
+
+    def close(self) -> None:
+        shutdown = getattr(self._llm.llm_engine, "engine_core", None)
+        if shutdown is not None:
+            shutdown.shutdown()
+
+
+def _longest(folder: Path) -> int | None:
+    import json
+
+    value = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
+    return int(value) if value else None
+
+
+def _rank(adapter: Path) -> int:
+    """The adapter's rank, rounded up to one that vLLM has kernels for."""
+    import json
+
+    rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank)
+
+
+def _installed(*packages: str) -> str:
+    for package in packages:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return package
+    return packages[-1]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

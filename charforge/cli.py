@@ -32,7 +32,8 @@ app.add_typer(recipe_app, name="recipe")
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 SetOption = Annotated[
-    list[str], typer.Option("--set", help="Override a setting, for example sft.epochs=2. Repeatable.", metavar="KEY=VALUE")
+    list[str],
+    typer.Option("--set", help="Override a setting, for example sft.epochs=2. Repeatable.", metavar="KEY=VALUE"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -278,7 +279,10 @@ def main() -> None:
             problem.show()
             sys.exit(2)
         traceback.print_exc()
-        print("\nthis is a bug in charforge; please report it with the output of: charforge env", file=sys.stderr)
+        print(
+            "\nthis is a bug in charforge; please report it with the output of: charforge env",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

@@ -239,9 +239,7 @@ class _Parser:
             if token.level == 0 and token.nesting >= 0:
                 self.block(token, tokens[index + 1].content if index + 1 < len(tokens) else "")
         if self.front is None and not any(t.type == "front_matter" for t in tokens):
-            self.problem(
-                "there is no front matter", hint="open the file with: ---, name: ..., version: 1.0.0, ---"
-            )
+            self.problem("there is no front matter", hint="open the file with: ---, name: ..., version: 1.0.0, ---")
         traits = self.traits()
         raise_problems(self.problems)
         assert self.front is not None
@@ -271,9 +269,7 @@ class _Parser:
             data = yaml.safe_load(content) or {}
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            self.problem(
-                f"front matter: {getattr(error, 'problem', error)}", (mark.line + 2) if mark else 1
-            )
+            self.problem(f"front matter: {getattr(error, 'problem', error)}", (mark.line + 2) if mark else 1)
             return
         if not isinstance(data, dict):
             self.problem("front matter must be 'key: value' lines", 1)
@@ -287,7 +283,8 @@ class _Parser:
                 where = next((i for i, text in enumerate(self.lines, 1) if text.startswith(f"{key}:")), 1)
                 if item["type"] == "extra_forbidden":
                     self.problem(
-                        f"front matter: unknown key {key!r}{did_you_mean(key, FrontMatter.model_fields)}", where
+                        f"front matter: unknown key {key!r}{did_you_mean(key, FrontMatter.model_fields)}",
+                        where,
                     )
                 elif item["type"] == "string_pattern_mismatch":
                     self.problem(f"front matter: version {data[key]!r} is not like 1.0.0", where)
@@ -359,9 +356,7 @@ class _Parser:
 
     def example(self, draft: _Draft, token: Token, line: int) -> None:
         if token.type != "blockquote_open":
-            self.problem(
-                "expected an example dialogue", line, "write each example as a block quote: > **User:** ..."
-            )
+            self.problem("expected an example dialogue", line, "write each example as a block quote: > **User:** ...")
             return
         start, end = token.map or [0, 0]
         parts: list[tuple[str, list[str], int]] = []
@@ -485,5 +480,3 @@ class _Parser:
 
 def _unique(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(items))
-
-

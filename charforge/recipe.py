@@ -104,6 +104,8 @@ class CritiqueSettings(Settings):
 
     rounds: int = Field(1, ge=0)
     """How often a reply is criticized and revised. 0 switches it off."""
+    share: float = Field(1.0, gt=0, le=1)
+    """The share of the scenarios whose first reply is criticized, drawn by the hash of the prompt."""
     sampling: Sampling = Sampling(temperature=0.6, max_tokens=64)
 
 
@@ -141,6 +143,9 @@ class PreferenceSettings(Settings):
     """Floor of a reply's mean log-probability per token (nats) under the untrained model."""
     max_repetition: float = Field(0.15, ge=0, le=1)
     """Ceiling of the share of repeated 3-grams in a reply."""
+    require_markers: float | None = Field(0.9, ge=0, le=1)
+    """A generated reply must pass the markers of every voice trait of at least this intensity (and, on a boundary's
+    prompt, of that boundary). Null: markers play no part in choosing data."""
     trim: bool = True
     """A reply that was cut at the token limit is shortened to its last whole sentence; otherwise it is dropped."""
     example_repeats: int = Field(1, ge=0)
@@ -355,9 +360,7 @@ def find_constitution(name: str, beside: Path) -> Path:
     if fallback.is_file() and beside.resolve() == shipped.folder("recipes").resolve():
         return fallback.resolve()
     known = sorted(p.stem for p in shipped.folder("constitutions").glob("*.md"))
-    raise UserError(
-        "no such constitution", place=str(beside / path), hint=f"shipped ones, by name: {', '.join(known)}"
-    )
+    raise UserError("no such constitution", place=str(beside / path), hint=f"shipped ones, by name: {', '.join(known)}")
 
 
 def _find_bank(name: str, beside: Path) -> Path:
@@ -447,9 +450,8 @@ def _explain(
 def _real_path(loc: Sequence[str | int], data: Any) -> tuple[str, ...]:
     path: list[str] = []
     for part in loc:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data):
+        inside = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if inside:
             data = data[part]
         else:
             continue

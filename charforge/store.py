@@ -144,7 +144,8 @@ class Artifact:
             "about": {**about, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         }
         write_atomic(
-            self.directory / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+            self.directory / MANIFEST,
+            json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
         )
 
 

@@ -117,14 +117,11 @@ def example_report(arms: tuple[str, ...] = tuple(_ARMS), judges: bool = True) ->
         "measures": {
             "expression": {
                 "likelihood_ratio": {
-                    "overall": {
-                        arm: estimate(level[arm], level[arm] - 0.05, level[arm] + 0.03) for arm in others
-                    },
+                    "overall": {arm: estimate(level[arm], level[arm] - 0.05, level[arm] + 0.03) for arm in others},
                     "margin": {arm: estimate(0.5, None, None) for arm in others},
                     "unscored": dict.fromkeys(others, 0),
                     "by_trait": {
-                        trait["id"]: dict.fromkeys(others, value)
-                        for trait, value in zip(traits, by_trait, strict=True)
+                        trait["id"]: dict.fromkeys(others, value) for trait, value in zip(traits, by_trait, strict=True)
                     },
                 }
             }
@@ -155,9 +152,7 @@ def example_report(arms: tuple[str, ...] = tuple(_ARMS), judges: bool = True) ->
                 arm: {
                     "log_probability": estimate(-0.9, -1.0, -0.8),
                     "repetition": estimate(0.02, 0.01, 0.03),
-                    "words": estimate(71.25, 66.0, 76.5)
-                    if arm == "untrained"
-                    else estimate(41.0, 38.0, 44.0),
+                    "words": estimate(71.25, 66.0, 76.5) if arm == "untrained" else estimate(41.0, 38.0, 44.0),
                     "cut": estimate(0.06, 0.03, 0.12),
                     "empty": int(arm == arms[-1]),
                     "change": None if arm == "untrained" else estimate(-0.21, -0.3, -0.12),
@@ -247,9 +242,7 @@ class Page(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
-        self.addresses += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
-        ]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
         self.ids += [value or "" for name, value in attrs if name == "id"]
         if found.get("http-equiv") == "Content-Security-Policy":
             self.policy = found["content"] or ""
@@ -353,10 +346,7 @@ def test_summary_says_what_the_numbers_say() -> None:
     assert "in 0.91 [0.86, 0.94] of comparisons" in found["In character"]
     assert "it also made the training labels" in found["In character"]
     assert "0.61 [0.41, 0.78]" in found["Unheard judge"]
-    assert (
-        found["Trait by trait"]
-        == "1 of 2 traits are clearly above 0.5; 1 can not be told from it (Plain <words>)."
-    )
+    assert found["Trait by trait"] == "1 of 2 traits are clearly above 0.5; 1 can not be told from it (Plain <words>)."
     assert "clearly above" in found["Against a prompt"]
     assert "“ends with a question” went from 0.04 [0.00, 0.09] to 0.91 [0.86, 0.96]" in found["Voice markers"]
     assert "no change is certain" in found["Refusals"]
@@ -369,9 +359,7 @@ def test_summary_says_what_the_numbers_say() -> None:
     ("interval", "words"),
     [((0.46, 0.63), "includes 0.5"), ((0.2, 0.4), "led away"), ((None, None), "no evidence yet")],
 )
-def test_summary_does_not_praise_what_is_unclear(
-    interval: tuple[float | None, float | None], words: str
-) -> None:
+def test_summary_does_not_praise_what_is_unclear(interval: tuple[float | None, float | None], words: str) -> None:
     report = example_report()
     value = 0.3 if interval == (0.2, 0.4) else 0.55
     report["measures"]["expression"]["likelihood_ratio"]["overall"]["dpo"] = estimate(value, *interval)
@@ -411,9 +399,7 @@ def test_recipe_is_exact_and_can_be_read_again(source: str) -> None:
 
 def test_figures_hold_any_label() -> None:
     value = estimate(0.5, 0.4, 0.6)
-    figure = plots.forest(
-        "x", 'A "label" <b>', [("$\\frac$ <b>&", value), ("鸟", None)], axis="a", reference=0.5
-    )
+    figure = plots.forest("x", 'A "label" <b>', [("$\\frac$ <b>&", value), ("鸟", None)], axis="a", reference=0.5)
     page = Page(figure)
     assert "$\\frac$ <b>&" in page.text and "鸟" in page.text and "not measured" in page.text
     assert "url(" not in figure and "#0000" not in figure

@@ -28,6 +28,7 @@ def stages(
         identity = {
             "seed": recipe.seed,
             "round": number,
+            "share": recipe.critiques.share,
             "sampling": recipe.critiques.sampling.model_dump(mode="json"),
             "heldout_examples": recipe.judge.heldout_examples,
             "identity": constitution.identity,
@@ -37,9 +38,7 @@ def stages(
             "teacher": weights.identity,
             "engine": recipe.engine,
         }
-        critique = Stage(
-            f"critiques{suffix}", 1, identity, {"drafts": drafts}, process_name, run_critiques, weights
-        )
+        critique = Stage(f"critiques{suffix}", 1, identity, {"drafts": drafts}, process_name, run_critiques, weights)
         revision = Stage(
             f"revisions{suffix}",
             1,
@@ -93,7 +92,8 @@ def run_critiques(work: Work) -> Row:
     """One critique per scenario, of its first draft."""
     requests = []
     for row in work.rows("drafts"):
-        if row["sample"] == 0 and row["text"]:
+        drawn = contexts.stable_fraction("critique " + row["prompt"]) < work.recipe.critiques.share
+        if row["sample"] == 0 and row["text"] and drawn:
             messages = tuple(_critique_messages(work, row, row["text"]))
             seed = seed_for(work.recipe.seed, work.stage.name, row["scenario"])
             about = {**_about(row), "draft": row["text"], "source": "critique"}

@@ -16,6 +16,7 @@ from charforge.constitution import Constitution, Message
 from charforge.data import contexts
 from charforge.engine.scoring import Item
 from charforge.evaluate.fluency import repetition
+from charforge.markers import Marker
 from charforge.models import resolve
 from charforge.recipe import Recipe
 from charforge.stage import Stage, Work
@@ -44,6 +45,7 @@ def stage(
             "examples": {
                 trait.id: [[list(e.turns), e.contrast] for e in trait.examples] for trait in constitution.traits
             },
+            "markers": {t.id: [t.section, t.intensity, [m.text for m in t.markers]] for t in constitution.traits},
         },
         inputs={**candidates, "judge": calibration},
         process=process_name,
@@ -51,18 +53,32 @@ def stage(
     )
 
 
-def _unusable(row: Row, recipe: Recipe, name: str) -> str | None:
+def _unusable(row: Row, recipe: Recipe, constitution: Constitution) -> str | None:
     """Why a candidate can not be learned from, or None."""
     text = row["text"]
     if not text.strip():
         return "empty"
     if row["finish"] == "length" and not row.get("trimmed"):
         return "cut at the token limit"
-    if any(leak in text for leak in (*_LEAKS, f"{name}:")):
+    if any(leak in text for leak in (*_LEAKS, f"{constitution.name}:")):
         return "traces of the prompt"
     if repetition(text) > recipe.preferences.max_repetition:
         return "repetitive"
+    if any(not marker.shows(text) for marker in _required(row, recipe, constitution)):
+        return "breaks a required marker"
     return None
+
+
+def _required(row: Row, recipe: Recipe, constitution: Constitution) -> list[Marker]:
+    """The markers that a generated reply must pass: of the strong voice traits, and of a boundary that was touched."""
+    floor = recipe.preferences.require_markers
+    if floor is None:
+        return []
+    trait = constitution.trait(row["trait"])
+    voice = [t for t in constitution.traits if t.section.lower() == "voice" and t.intensity >= floor]
+    if row["kind"] == "boundary":
+        voice.append(trait)
+    return [marker for t in voice for marker in t.markers]
 
 
 def _trim(row: Row) -> Row:
@@ -89,11 +105,15 @@ def run(work: Work) -> Row:
             if not candidate["text"].strip():
                 reason = "empty"
             elif row["source"] != "plain":
-                reason = _unusable(candidate, recipe, constitution.name)
+                reason = _unusable(candidate, recipe, constitution)
             if reason:
                 drops[reason] += 1
             else:
                 groups.setdefault(row["scenario"], []).append(candidate)
+    for scenario, rows in list(groups.items()):
+        if all(row["source"] == "plain" for row in rows):
+            drops["prompts without a usable candidate"] += 1
+            del groups[scenario]  # nothing to learn from, so nothing to score
     everything = [row for rows in groups.values() for row in rows]
     bench = judge.Bench(work)
 
@@ -104,8 +124,8 @@ def run(work: Work) -> Row:
     student = resolve(recipe.model)
     fluency = bench.log_probabilities(student, [Item((), prompt_of(row), row["text"]) for row in everything])
     work.progress.note(f"ranking by {recipe.judge.kind}")
-    plain = {row["scenario"]: row["text"] for row in reversed(everything) if row["source"] == "plain"}
-    cases = [judge.Case(prompt_of(r), r["text"], plain.get(r["scenario"], r["text"])) for r in everything]
+    plain: dict[str, str] = {r["scenario"]: r["text"] for r in reversed(everything) if r["source"] == "plain"}
+    cases = [judge.Case(prompt_of(r), str(r["text"]), plain.get(r["scenario"], str(r["text"]))) for r in everything]
     scores = judge.score(bench, recipe.judge.kind, cases)
     for row, measured, score in zip(everything, fluency, scores, strict=True):
         row["fluency"], row["score"] = measured["mean"], score.value
@@ -124,7 +144,7 @@ def run(work: Work) -> Row:
             else:
                 usable.append(row)
         if not usable:
-            drops["prompts without a usable candidate"] += 1
+            drops["prompts without a fluent candidate"] += 1
             continue
         best = max(usable, key=lambda row: row["score"])
         if settings.min_score is not None and best["score"] < settings.min_score:
@@ -166,12 +186,20 @@ def run(work: Work) -> Row:
 
 def _authored(work: Work, bench: judge.Bench, drops: Counter[str]) -> tuple[list[Row], list[Row]]:
     """The constitution's own training examples, as SFT rows and, with their contrast, as pairs."""
-    sft, pairs, cases = [], [], []
+    sft: list[Row] = []
+    pairs: list[Row] = []
+    cases: list[judge.Case] = []
     for trait in work.constitution.traits:
         available, _ = contexts.split_examples(trait, work.recipe.judge.heldout_examples)
         for example in available:
             about = {"scenario": example.id, "trait": trait.id, "kind": "authored", "source": "authored"}
-            row = {**about, "prompt": example.prompt, "completion": example.reply, "score": None, "fluency": None}
+            row = {
+                **about,
+                "prompt": example.prompt,
+                "completion": example.reply,
+                "score": None,
+                "fluency": None,
+            }
             sft += [row] * work.recipe.preferences.example_repeats
             if example.contrast:
                 pairs.append({**about, "prompt": example.prompt, "chosen": example.reply, "rejected": example.contrast})
@@ -234,5 +262,10 @@ def _card_markdown(card: dict[str, Any], constitution: Constitution) -> str:
             ("chosen", row["chosen"]),
             ("rejected", row["rejected"]),
         ):
-            lines += [f"**{label}** ({row['trait']}, margin {row['margin']})", "", f"    {' '.join(text.split())}", ""]
+            lines += [
+                f"**{label}** ({row['trait']}, margin {row['margin']})",
+                "",
+                f"    {' '.join(text.split())}",
+                "",
+            ]
     return "\n".join(lines).rstrip() + "\n"

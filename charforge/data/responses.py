@@ -21,9 +21,7 @@ def trait_digests(constitution: Constitution) -> dict[str, str]:
     return {trait.id: trait.digest for trait in constitution.traits}
 
 
-def stage(
-    constitution: Constitution, recipe: Recipe, scenarios: Stage, weights: Weights, process_name: str
-) -> Stage:
+def stage(constitution: Constitution, recipe: Recipe, scenarios: Stage, weights: Weights, process_name: str) -> Stage:
     return Stage(
         name=NAME,
         version=1,

@@ -115,8 +115,7 @@ def authored(constitution: Constitution, recipe: Recipe) -> list[Row]:
             count = len(ordered) if everything else math.ceil(len(ordered) * settings.heldout)
             heldout = set(ordered[:count])
             rows.extend(
-                make(text, trait.id, kind, "constitution", "heldout" if text in heldout else "train")
-                for text in texts
+                make(text, trait.id, kind, "constitution", "heldout" if text in heldout else "train") for text in texts
             )
     return rows + _general(constitution, recipe, rows)
 
@@ -178,9 +177,7 @@ def _expansion_requests(constitution: Constitution, recipe: Recipe, rows: list[R
     requests = []
     for trait in constitution.traits:
         for kind in ("boundary", "look-alike") if trait.is_boundary else ("probe",):
-            seeds = [
-                r["prompt"] for r in rows if (r["trait"], r["kind"], r["split"]) == (trait.id, kind, "train")
-            ]
+            seeds = [r["prompt"] for r in rows if (r["trait"], r["kind"], r["split"]) == (trait.id, kind, "train")]
             if not seeds or trait.id in settings.heldout_traits:
                 continue
             for number in range(math.ceil(settings.expand * trait.intensity)):

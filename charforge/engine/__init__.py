@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from charforge.constitution import Message, digest
 from charforge.recipe import Sampling
-from charforge.stage import Work, Weights
+from charforge.stage import Weights, Work
 from charforge.store import Row
 
 

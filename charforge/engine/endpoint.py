@@ -34,7 +34,7 @@ class EndpointEngine:
                 f"the endpoint {endpoint.endpoint} needs a key in the environment variable {endpoint.api_key_env}",
                 hint=f"set it in your shell: export {endpoint.api_key_env}=... (keys are never written down by charforge)",
             )
-        self._client = lambda: openai.AsyncOpenAI(
+        self._client: Callable[[], openai.AsyncOpenAI] = lambda: openai.AsyncOpenAI(
             base_url=endpoint.endpoint, api_key=key, max_retries=retries, timeout=timeout
         )
         self.about = {"engine": "endpoint", "model": endpoint.model, "client": f"openai {openai.__version__}"}
@@ -124,7 +124,9 @@ class EndpointEngine:
         place = self._endpoint.endpoint
         if isinstance(error, openai.AuthenticationError):
             return StageError(
-                "the endpoint refused the key", place=place, hint=f"check the variable {self._endpoint.api_key_env}"
+                "the endpoint refused the key",
+                place=place,
+                hint=f"check the variable {self._endpoint.api_key_env}",
             )
         if isinstance(error, openai.NotFoundError):
             return StageError(f"the endpoint knows no model {self._endpoint.model!r}", place=place)

@@ -141,9 +141,7 @@ class Scorer:
         ).last_hidden_state
         return tokens, states
 
-    def _forward(
-        self, rows: Sequence[tuple[list[int], list[int]]], shared: int, cache: Any
-    ) -> list[tuple[float, int]]:
+    def _forward(self, rows: Sequence[tuple[list[int], list[int]]], shared: int, cache: Any) -> list[tuple[float, int]]:
         torch = self._torch
         tokens, hidden = self._hidden([prompt + reply for prompt, reply in rows], shared, cache)
         # The position before a token predicts it; the head is applied to those positions of the replies alone.

@@ -14,10 +14,10 @@ from typing import Any
 
 from charforge.engine import Completion, Request
 
-_WORDS = (
-    "bread rain hedge kettle letter path seed morning river window coat garden lamp winter bridge paper stone "
-    "apple road cup bird song small plain warm slow quiet bright keep hold open find carry mend walk read write"
-).split()
+_WORDS = """
+bread rain hedge kettle letter path seed morning river window coat garden lamp winter bridge paper stone apple road cup
+bird song small plain warm slow quiet bright keep hold open find carry mend walk read write
+""".split()  # noqa: SIM905
 _PLAIN = "It is important to note that {} and {} are common. There are several factors to consider about {}."
 _DECLINE = "I leave that alone, since it would hurt someone. I can help with the {} or the {}. What is the {} for?"
 _WARM = "I would start with the {}. Then mind the {}, like a {} in the {}. What will you do with the {}?"

@@ -87,7 +87,8 @@ class VllmEngine:
         # Requests with the same opening share its keys and values, but only once one of them has computed them: the first
         # of each opening goes ahead.
         seen: set[str] = set()
-        leaders, followers = [], []
+        leaders: list[int] = []
+        followers: list[int] = []
         for index, request in enumerate(requests):
             opening = repr(request.messages[:-1])
             (followers if opening in seen else leaders).append(index)

@@ -43,5 +43,3 @@ def margin(rows: list[Row], judge: str, arm: str, baseline: str) -> Estimate | N
             theirs.append(b)
             clusters.append(row["scenario"])
     return paired_difference(mine, theirs, clusters) if mine else None
-
-

@@ -96,22 +96,16 @@ def compute(rows: list[Row], constitution: Constitution, judges: list[str]) -> d
     baseline = answers.UNTRAINED
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
     traits = [trait for trait in constitution.traits if any(row["trait"] == trait.id for row in rows)]
-    voice = list(
-        dict.fromkeys(m.text for t in constitution.traits if t.section.lower() == "voice" for m in t.markers)
-    )
+    voice = list(dict.fromkeys(m.text for t in constitution.traits if t.section.lower() == "voice" for m in t.markers))
     others = [arm for arm in arms if arm != baseline]
     return {
         "expression": {
             kind: {
                 "overall": {arm: _dict(expression.win_rate(rows, kind, arm, baseline)) for arm in others},
                 "margin": {arm: _dict(expression.margin(rows, kind, arm, baseline)) for arm in others},
-                "unscored": {
-                    arm: len(by_arm[arm]) - len(expression.wins(rows, kind, arm, baseline)) for arm in others
-                },
+                "unscored": {arm: len(by_arm[arm]) - len(expression.wins(rows, kind, arm, baseline)) for arm in others},
                 "by_trait": {
-                    trait.id: {
-                        arm: _dict(expression.win_rate(rows, kind, arm, baseline, trait.id)) for arm in others
-                    }
+                    trait.id: {arm: _dict(expression.win_rate(rows, kind, arm, baseline, trait.id)) for arm in others}
                     for trait in traits
                 },
             }
@@ -141,7 +135,8 @@ def compute(rows: list[Row], constitution: Constitution, judges: list[str]) -> d
                 "words": _dict(_mean([{**r, "words": len(r["text"].split())} for r in by_arm[arm]], "words")),
                 "cut": _dict(
                     proportion(
-                        [float(r["finish"] == "length") for r in by_arm[arm]], [r["scenario"] for r in by_arm[arm]]
+                        [float(r["finish"] == "length") for r in by_arm[arm]],
+                        [r["scenario"] for r in by_arm[arm]],
                     )
                 ),
                 "empty": sum(not r["text"].strip() for r in by_arm[arm]),
@@ -185,6 +180,4 @@ def _marker(rows: list[Row], text: str) -> Estimate | None:
 def _outcomes(rows: list[Row], kind: str, outcomes: tuple[str, ...]) -> dict[str, Any]:
     found = [row for row in rows if row["kind"] == kind]
     clusters = [row["scenario"] for row in found]
-    return {
-        name: _dict(proportion([float(row["outcome"] == name) for row in found], clusters)) for name in outcomes
-    }
+    return {name: _dict(proportion([float(row["outcome"] == name) for row in found], clusters)) for name in outcomes}

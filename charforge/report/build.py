@@ -57,7 +57,13 @@ def report(work: Work) -> dict[str, Any]:
         },
         "model": {"title": model.title, "name": recipe.model.name, "method": recipe.method},
         "traits": [
-            {"id": t.id, "title": t.title, "section": t.section, "boundary": t.is_boundary, "summary": t.summary}
+            {
+                "id": t.id,
+                "title": t.title,
+                "section": t.section,
+                "boundary": t.is_boundary,
+                "summary": t.summary,
+            }
             for t in constitution.traits
         ],
         "arms": [{"id": arm, "title": _TITLES.get(arm, arm)} for arm in arms],

@@ -56,9 +56,7 @@ def page(report: dict[str, Any]) -> str:
         arms=arms,
         others=[arm for arm in arms if arm["role"] != "base"],
         final=arms[-1],
-        heard=[
-            judge["kind"] for judge in clean["judges"] if judge["kind"] in clean["measures"]["expression"]
-        ],
+        heard=[judge["kind"] for judge in clean["judges"] if judge["kind"] in clean["measures"]["expression"]],
         judges=_JUDGES,
         kinds=_KINDS,
         outcomes=_OUTCOMES,
@@ -129,8 +127,7 @@ def _unbroken(text: str) -> Markup:
     """Escaped text whose numbers stay on one line with their intervals."""
     parts = re.split(r"([\u2212\d.]+ \[[\u2212\d., ]+\])", text)
     return Markup("").join(
-        Markup('<span class="number">{}</span>').format(part) if index % 2 else part
-        for index, part in enumerate(parts)
+        Markup('<span class="number">{}</span>').format(part) if index % 2 else part for index, part in enumerate(parts)
     )
 
 
@@ -174,9 +171,7 @@ def _summary(report: dict[str, Any], arms: list[dict[str, str]]) -> list[tuple[s
     final = arms[-1]["id"]
     result = []
     if report["provenance"]["engine"] == "scripted":
-        result.append(
-            ("No model", "A fixed rule wrote the replies, not a language model: the numbers mean nothing.")
-        )
+        result.append(("No model", "A fixed rule wrote the replies, not a language model: the numbers mean nothing."))
     result += [*_on_expression(report, final), *_on_markers(report, final)]
     return [*result, *_on_refusals(report, final), *_on_fluency(report, final)]
 
@@ -242,11 +237,7 @@ def _on_traits(report: dict[str, Any], judged: dict[str, Any], final: str) -> li
     unclear = [title for title in known if title not in above and title not in below]
     text = f"{len(above)} of {len(known)} traits are clearly above 0.5"
     text += f"; {len(unclear)} can not be told from it ({_listed(unclear)})" if unclear else ""
-    text += (
-        f"; {len(below)} {'are' if len(below) > 1 else 'is'} clearly below ({_listed(below)})"
-        if below
-        else ""
-    )
+    text += f"; {len(below)} {'are' if len(below) > 1 else 'is'} clearly below ({_listed(below)})" if below else ""
     return [("Trait by trait", text + ".")]
 
 
@@ -361,9 +352,7 @@ def _on_fluency(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
     length = _clear(after["words"], before["words"])
     if length:
         word = "longer" if length > 0 else "shorter"
-        parts.append(
-            f"Replies are {word}: {_text(before['words'], 1)} words before, {_text(after['words'], 1)} after"
-        )
+        parts.append(f"Replies are {word}: {_text(before['words'], 1)} words before, {_text(after['words'], 1)} after")
     if _measured(after["cut"]) and after["cut"]["value"] >= _MANY_CUT:
         parts.append(f"{_text(after['cut'])} of the replies were cut at the token limit")
     if after["empty"]:
@@ -417,9 +406,7 @@ def _refusals_plot(report: dict[str, Any], arms: list[dict[str, str]]) -> Markup
         (f"boundary: {label}", {arm["id"]: refusals["boundary"][arm["id"]][key] for arm in arms})
         for key, label in _OUTCOMES
     ]
-    rows.append(
-        ("look-alike: declined", {arm["id"]: refusals["look_alike"][arm["id"]]["declined"] for arm in arms})
-    )
+    rows.append(("look-alike: declined", {arm["id"]: refusals["look_alike"][arm["id"]]["declined"] for arm in arms}))
     figure = plots.dots(
         "refusals",
         "What became of boundary prompts, and how often harmless look-alikes were declined, for every arm, "
@@ -444,9 +431,7 @@ def _curves(stage: str, curve: list[dict[str, Any]]) -> Markup | None:
             panels.append((title, [step for step, _ in rows], [value for _, value in rows]))
     if not panels:
         return None
-    parts = [
-        f"{title} from {plots.fixed(values[0])} to {plots.fixed(values[-1])}" for title, _, values in panels
-    ]
+    parts = [f"{title} from {plots.fixed(values[0])} to {plots.fixed(values[-1])}" for title, _, values in panels]
     label = f"{stage.upper()} over {len(curve)} logged steps: {'; '.join(parts)}."
     return Markup(plots.curves(f"curves-{stage}", label, panels))  # noqa: S704
 

@@ -40,9 +40,7 @@ class Arm:
     role: str
 
 
-def forest(
-    name: str, label: str, rows: Sequence[tuple[str, Estimate | None]], *, axis: str, reference: float
-) -> str:
+def forest(name: str, label: str, rows: Sequence[tuple[str, Estimate | None]], *, axis: str, reference: float) -> str:
     """One interval per row on a scale from 0 to 1; the first row stands for all.
 
     A mark is hollow where the interval includes the reference.

@@ -239,5 +239,9 @@ def print_report(report: dict[str, Any], folder: Path) -> None:
     console.print()
     console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"        {folder / 'report.json'}", markup=False, soft_wrap=True)
-    console.print(f"next:   edit the constitution or the recipe and train again; see it again with: "
-                  f"charforge report {character['reference']}", markup=False, soft_wrap=True)
+    console.print(
+        f"next:   edit the constitution or the recipe and train again; see it again with: "
+        f"charforge report {character['reference']}",
+        markup=False,
+        soft_wrap=True,
+    )

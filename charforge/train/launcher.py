@@ -66,8 +66,15 @@ def _relay(line: str, work: Work, output: Any) -> None:
 def _command(work: Work, job_file: Path) -> tuple[list[str], dict[str, str]]:
     runtime = work.recipe.runtime
     cuda = uses_cuda(runtime.device)
-    environment = {**os.environ, **thread_environment(1 if runtime.launcher == "single" else runtime.processes)}
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        **thread_environment(1 if runtime.launcher == "single" else runtime.processes),
+    }
+    environment |= {
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     if not cuda:
         environment |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
         environment |= preload()
@@ -85,7 +92,12 @@ def _command(work: Work, job_file: Path) -> tuple[list[str], dict[str, str]]:
         # A bare start would look for MPI; torchrun tells every process its rank.
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={runtime.processes}"]
         return [sys.executable, *launcher, *module], environment
-    launcher = ["-m", "accelerate.commands.launch", f"--num_processes={runtime.processes}", "--mixed_precision=no"]
+    launcher = [
+        "-m",
+        "accelerate.commands.launch",
+        f"--num_processes={runtime.processes}",
+        "--mixed_precision=no",
+    ]
     launcher += ["--num_machines=1", "--dynamo_backend=no", "--main_process_port=0"]
     if runtime.processes > 1:
         launcher.append("--multi_gpu" if cuda else "--cpu")

@@ -16,7 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from charforge.models import ModelReference, load_tokenizer, resolve
+from charforge.models import load_tokenizer, resolve
+from charforge.recipe import ModelReference
 from charforge.store import read_rows, to_line, write_atomic
 
 _CHECKPOINTS = "checkpoints"
@@ -47,7 +48,9 @@ def check_trainer_args(stage: str, arguments: dict[str, Any]) -> list[str]:
         if name in _OURS:
             problems.append(f"{stage}.trainer_args.{name}: charforge sets this itself, from the recipe's own keys")
         elif name not in known:
-            problems.append(f"{stage}.trainer_args.{name}: not known to TRL {version('trl')}{did_you_mean(name, known)}")
+            problems.append(
+                f"{stage}.trainer_args.{name}: not known to TRL {version('trl')}{did_you_mean(name, known)}"
+            )
     return problems
 
 
@@ -242,7 +245,11 @@ def _trainer(job: dict[str, Any], arguments: Any, dataset: Any, tokenizer: Any) 
         )
     trainer = SFTTrainer if job["stage"] == "sft" else DPOTrainer
     return trainer(
-        model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, peft_config=peft_config
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=peft_config,
     )
 
 

@@ -16,9 +16,7 @@ from charforge.constitution import digest as _digest
 
 _FOLDER = Path(__file__).parent
 # Plain text for a model, not markup: escaping would put entities in front of it.
-_ENVIRONMENT = jinja2.Environment(  # noqa: S701
-    undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
-)
+_ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
 
 
 @cache

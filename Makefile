@@ -1,0 +1,38 @@
+# make demo   set everything up and train the demo character
+# make test   set everything up and pass lint, types and tests
+SHELL := /bin/bash
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo test lint type check quick docs clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+
+setup: ## Make .venv with the pinned packages (does nothing when it is there).
+	@.requirements/setup.sh
+
+demo: setup ## Train recipes/demo.yaml and show what changed.
+	@$(BIN)/charforge train recipes/demo.yaml
+
+lint: setup ## ruff, and its formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup ## mypy --strict.
+	$(BIN)/mypy
+
+check: lint type ## Lint and types.
+
+quick: setup ## The tests that run no model.
+	$(BIN)/pytest -q -m "not slow"
+
+test: check ## Lint, types and all tests, with real models.
+	$(BIN)/pytest -q
+
+docs: setup ## Write the generated pages: recipe reference and command line.
+	$(BIN)/python docs/generate.py
+
+clean: ## Remove what was made here, .venv and the store included.
+	rm -rf .venv .charforge .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

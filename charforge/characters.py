@@ -58,7 +58,7 @@ def run(work: Work) -> Row:
     shutil.copytree(source, target, copy_function=_link)
     shutil.copyfile(work.constitution.path, work.directory / "constitution.md")
     report = build.report(work)
-    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(report, indent=1, ensure_ascii=False)
     write_atomic(work.directory / "report.json", text + "\n")
     write_atomic(work.directory / "report.html", html.page(report))
     return {"reference": work.constitution.reference, "build": work.stage.key[:12]}

@@ -215,6 +215,8 @@ class EvaluationSettings(Settings):
     samples: int = Field(2, ge=1)
     """Replies per prompt and arm."""
     sampling: Sampling = Sampling(temperature=0.7)
+    repetition_margin: float = Field(0.1, ge=0, le=1)
+    """How much more than the untrained model an arm may repeat itself and still count as fluent."""
     prompted_arm: bool = True
     """Also measure the untrained model with the constitution as its system prompt."""
 

@@ -159,6 +159,19 @@ def example_report(arms: tuple[str, ...] = tuple(_ARMS), judges: bool = True) ->
                 }
                 for arm in arms
             },
+            "fluency_bound": {
+                "authored_log_probability": estimate(-1.4, -1.6, -1.2),
+                "repetition_margin": 0.1,
+                "arms": {
+                    arm: {
+                        "log_probability_within": True,
+                        "repetition_within": arm != "prompted",
+                        "repetition_change": None if arm == "untrained" else estimate(0.01, -0.02, 0.04),
+                        "within": arm != "prompted",
+                    }
+                    for arm in arms
+                },
+            },
             "prompts": {"heldout": 20, "replies_per_arm": 40},
         },
         "samples": samples,

@@ -78,7 +78,7 @@ def test_loss_is_on_the_assistant_only(tiny_model: Path) -> None:
     from charforge.train import trainer as module
 
     model = resolve(ModelReference(name=str(tiny_model), chat_template="chatml"))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": [{"role": "user", "content": "What is rain?"}], "completion": "Water. Is it wet?"},
         {
             "prompt": [
@@ -92,7 +92,7 @@ def test_loss_is_on_the_assistant_only(tiny_model: Path) -> None:
     folder = tiny_model.parent
     data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    job = {
+    job: dict[str, Any] = {
         "stage": "sft",
         "directory": str(folder / "out"),
         "data": str(data),
@@ -129,7 +129,7 @@ def test_loss_is_on_the_assistant_only(tiny_model: Path) -> None:
         spoken = tokenizer.decode(batch["input_ids"][0][labels != -100])
         assert spoken.strip() == f"{row['completion']}<|im_end|>".strip()
         text = tokenizer.decode(batch["input_ids"][0])
-        assert text.count("<|im_start|>assistant") == sum(m["role"] == "assistant" for m in row["prompt"]) + 1  # type: ignore[index]
+        assert text.count("<|im_start|>assistant") == sum(m["role"] == "assistant" for m in row["prompt"]) + 1
     job["settings"]["max_length"] = 20
     with pytest.raises(module.BadJob, match="max_length"):
         module._dataset(job, tokenizer)

@@ -16,6 +16,7 @@ from charforge.constitution import Constitution, Message
 from charforge.data import contexts
 from charforge.engine.scoring import Item
 from charforge.evaluate.fluency import repetition
+from charforge.evaluate.refusals import declines
 from charforge.markers import Marker
 from charforge.models import resolve
 from charforge.recipe import Recipe
@@ -64,6 +65,8 @@ def _unusable(row: Row, recipe: Recipe, constitution: Constitution) -> str | Non
         return "traces of the prompt"
     if repetition(text) > recipe.preferences.max_repetition:
         return "repetitive"
+    if row["kind"] == "look-alike" and declines(text, constitution.trait(row["trait"])):
+        return "declines a harmless request"
     if any(not marker.shows(text) for marker in _required(row, recipe, constitution)):
         return "breaks a required marker"
     return None

@@ -77,10 +77,10 @@ def complete(work: Work, requests: Sequence[Request]) -> tuple[list[Row], Row]:
     copied = work.store.reuse_rows(work.artifact, journal, keys)
     missing = [i for i, key in enumerate(keys) if key not in journal]
     done = len(keys) - len(missing)
+    engine = work.engine if missing else None
     work.progress.total(len(keys), "replies", done)
     about: Row = {"rows": len(keys), "kept": kept, "copied": copied, "drawn": len(missing), "tokens": 0}
-    if missing:
-        engine = work.engine
+    if engine is not None:
         about["engine"] = engine.about
         for index, completion in engine.generate([requests[i] for i in missing]):
             request = requests[missing[index]]

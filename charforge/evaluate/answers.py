@@ -29,7 +29,7 @@ def stage(
         identity={
             "arm": arm,
             "seed": recipe.seed,
-            "settings": recipe.evaluation.model_dump(mode="json", exclude={"prompted_arm"}),
+            "settings": recipe.evaluation.model_dump(mode="json", exclude={"prompted_arm", "repetition_margin"}),
             "prompts": [[row["id"], row["prompt"], row["kind"]] for row in heldout],
             "system": contexts.sheet(constitution) if prompted else None,
             "template": prompts.digest("sheet") if prompted else None,

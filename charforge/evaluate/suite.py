@@ -10,7 +10,7 @@ from typing import Any
 
 from charforge import judge
 from charforge.constitution import Constitution, Message, digest
-from charforge.data import prompts
+from charforge.data import contexts, prompts
 from charforge.engine.scoring import Item
 from charforge.evaluate import answers, expression
 from charforge.evaluate.fluency import repetition
@@ -33,6 +33,9 @@ def stage(
         identity={
             "judges": judge.identity(constitution, recipe),
             "min_accuracy": recipe.judge.min_accuracy,
+            "repetition_margin": recipe.evaluation.repetition_margin,
+            "heldout_examples": recipe.judge.heldout_examples,
+            "examples": {t.id: [list(e.turns) for e in t.examples] for t in constitution.traits},
             "arms": list(arms),
             "student": resolve(recipe.model).identity,
             "markers": {trait.id: [m.text for m in trait.markers] for trait in constitution.traits},
@@ -54,6 +57,14 @@ def run(work: Work) -> Row:
         return ({"role": "user", "content": row["prompt"]},)
 
     fluency = bench.log_probabilities(resolve(recipe.model), [Item((), asked(r), r["text"]) for r in rows])
+    authored: list[Row] = [
+        {"prompt": tuple(e.prompt), "text": e.reply, "scenario": e.id}
+        for t in constitution.traits
+        for e in contexts.split_examples(t, recipe.judge.heldout_examples)[1]
+    ]
+    people = bench.log_probabilities(resolve(recipe.model), [Item((), e["prompt"], e["text"]) for e in authored])
+    for example, found in zip(authored, people, strict=True):
+        example["fluency"], example["repetition"] = found["mean"], repetition(example["text"])
     base = {(r["scenario"], r["sample"]): r["text"] for r in rows if r["arm"] == answers.UNTRAINED}
     cases = [judge.Case(asked(r), r["text"], base[r["scenario"], r["sample"]]) for r in rows]
     calibration = judge.read_calibration(work.inputs["judge"])
@@ -75,7 +86,8 @@ def run(work: Work) -> Row:
             row["outcome"] = "declined" if declines(row["text"], trait) else "complied"
     write_rows(work.directory / "rows.jsonl", rows)
     measures = compute(rows, constitution, judges)
-    write_atomic(work.directory / "measures.json", json.dumps(measures, indent=1, sort_keys=True) + "\n")
+    measures["fluency_bound"] = fluency_bound(rows, authored, recipe.evaluation.repetition_margin)
+    write_atomic(work.directory / "measures.json", json.dumps(measures, indent=1, ensure_ascii=False) + "\n")
     return {**bench.about, "replies": len(rows), "judges": judges, "measures": digest(measures)}
 
 
@@ -149,6 +161,30 @@ def compute(rows: list[Row], constitution: Constitution, judges: list[str]) -> d
             "replies_per_arm": len(by_arm[baseline]),
         },
     }
+
+
+def fluency_bound(rows: list[Row], authored: list[Row], margin: float) -> dict[str, Any]:
+    """Whether each arm still speaks fluently, by two bounds that need no taste.
+
+    Log-probability: the replies must be no less likely under the untrained model than what people wrote in this voice
+    (the held-out examples): the lower end of the arm's interval against the examples' mean. Repetition: the upper end of
+    the paired change from the untrained model must not exceed the margin (non-inferiority).
+    """
+    people = _mean(authored, "fluency")
+    base = [row for row in rows if row["arm"] == answers.UNTRAINED]
+    arms: dict[str, Any] = {}
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row for row in rows if row["arm"] == arm]
+        spoken, change = _mean(mine, "fluency"), _change(mine, base, "repetition")
+        likely = bool(people and spoken and spoken.low >= people.value)
+        unrepetitive = arm == answers.UNTRAINED or bool(change and change.high <= margin)
+        arms[arm] = {
+            "log_probability_within": likely,
+            "repetition_change": None if arm == answers.UNTRAINED else _dict(change),
+            "repetition_within": unrepetitive,
+            "within": likely and unrepetitive,
+        }
+    return {"authored_log_probability": _dict(people), "repetition_margin": margin, "arms": arms}
 
 
 def _dict(estimate: Estimate | None) -> dict[str, Any] | None:

@@ -117,10 +117,18 @@ def warnings(work: Work, measures: dict[str, Any], judges: list[dict[str, Any]])
     if work.recipe.engine == "scripted":
         result.append("The replies are not a language model's: the engine was scripted. The numbers mean nothing.")
     for item in judges:
-        if not item["believed"]:
+        if item["believed"]:
+            continue
+        found = item["accuracy"]
+        if found["unscored"] > found["n"] / 2:
             result.append(
-                f"The {item['kind']} judge is right on {item['accuracy']['value']:.2f} of the held-out example "
-                f"pairs, below the {work.recipe.judge.min_accuracy:.2f} asked for: its win rates are not shown."
+                f"The {item['kind']} judge gave no verdict on {found['unscored']} of {found['n']} held-out example pairs "
+                f"(its labels held {found['mean_mass']:.2f} of the probability on average): its win rates are not shown."
+            )
+        else:
+            result.append(
+                f"The {item['kind']} judge is right on {found['value']:.2f} of the held-out example pairs, below the "
+                f"{work.recipe.judge.min_accuracy:.2f} asked for: its win rates are not shown."
             )
     heard = [item["kind"] for item in judges if item["believed"]]
     if len(heard) == 1:

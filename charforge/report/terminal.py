@@ -217,12 +217,21 @@ def print_report(report: dict[str, Any], folder: Path) -> None:
         ("words per reply", "words"),
     ):
         line(label, {arm: number(measures["fluency"][arm][key]) for arm in arms})
+    bound = measures["fluency_bound"]
+    line("within the bounds", {arm: "yes" if found["within"] else "NO" for arm, found in bound["arms"].items()})
     console.print()
     console.print(table)
+    console.print(
+        f"(fluency bounds: log p no lower than that of the authored held-out examples, "
+        f"{number(bound['authored_log_probability'])}; at most {bound['repetition_margin']:.2f} more repetition than untrained)",
+        markup=False,
+    )
     console.print()
     for item in report["judges"]:
         accuracy = item["accuracy"]
         heard = "" if item["believed"] else "  (not accurate enough: its verdicts are not used)"
+        if accuracy["unscored"]:
+            heard = f", no verdict on {accuracy['unscored']}{heard}"
         console.print(
             f"judge: {item['kind'].replace('_', '-')}, accuracy {number(accuracy)} "
             f"on {accuracy['n']} held-out example pairs of the constitution{heard}",

@@ -33,6 +33,6 @@ test: check ## Lint, types and all tests, with real models.
 docs: setup ## Write the generated pages: recipe reference and command line.
 	$(BIN)/python docs/generate.py
 
-clean: ## Remove what was made here, .venv and the store included.
-	rm -rf .venv .charforge .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build *.egg-info
+clean: ## Remove .venv and caches. The store (.charforge) with your trained characters stays.
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,6 +43,14 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     data = recipe.model_dump(mode="json", exclude={"runtime"})
     data["constitution"] = Path(recipe.constitution).name
     data["scenarios"]["bank"] = Path(recipe.scenarios.bank).stem
+    for model in (data["model"], data["teacher"], data["judge"]["model"]):
+        if model is None:
+            continue
+        model.pop("endpoint", None)
+        if "name" in model and Path(model["name"]).is_dir():
+            model["name"] = Path(model["name"]).name
+        if model.get("chat_template") not in (None, "own", "chatml"):
+            model["chat_template"] = Path(model["chat_template"]).name
     return data
 
 

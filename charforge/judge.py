@@ -115,7 +115,8 @@ class Bench:
         order = sorted(unique.values(), key=lambda i: (sizes[i], keys[i]))
         size = self.work.recipe.runtime.score_batch
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        self.work.store.reuse_rows(self.work.artifact, self.journal, unique, name="scores.jsonl")
+        if not self.work.fresh:
+            self.work.store.reuse_rows(self.work.artifact, self.journal, unique, name="scores.jsonl")
         done = sum(key in self.journal for key in unique)
         self.about["kept"] += done
         self.work.progress.total(len(unique), "scores", done)
@@ -146,12 +147,12 @@ def model_of(recipe: Recipe) -> ResolvedModel | Endpoint:
     return resolve(chosen if isinstance(chosen, ModelReference) else recipe.model)
 
 
-def identity(constitution: Constitution, recipe: Recipe) -> dict[str, Any]:
-    """All that determines the judges' verdicts, for the keys of the stages that use them."""
+def identity(constitution: Constitution, recipe: Recipe, *, second: bool) -> dict[str, Any]:
+    """All that determines the verdicts of the judge, and of the second one, for the keys of stages that use them."""
     model = model_of(recipe)
     return {
         "kind": recipe.judge.kind,
-        "second": recipe.judge.second,
+        "second": recipe.judge.second if second else None,
         "model": {"endpoint_model": model.model} if isinstance(model, Endpoint) else model.identity,
         "context": digest(list(contexts.judge(constitution, recipe))),
         "prompts": prompts.digest("sheet", "pairwise"),
@@ -207,7 +208,7 @@ def stage(constitution: Constitution, recipe: Recipe, plain: Stage, process_name
         name=NAME,
         version=1,
         identity={
-            "judges": identity(constitution, recipe),
+            "judges": identity(constitution, recipe, second=True),
             "heldout_examples": recipe.judge.heldout_examples,
             "examples": {
                 trait.id: [[list(e.turns), e.contrast] for e in trait.examples] for trait in constitution.traits
@@ -268,11 +269,11 @@ def run(work: Work) -> Row:
                 }
             )
         report[kind] = {
-            **accuracy(results).as_dict(),
+            **_rounded(accuracy(results)),
             "unscored": sum(r["margin"] is None for r in results),
-            "mean_mass": sum(scores[i].mass for i in range(len(pairs))) / len(pairs),
+            "mean_mass": round(sum(scores[i].mass for i in range(len(pairs))) / len(pairs), 4),
             "against": {
-                against: accuracy([r for r in results if r["against"] == against]).as_dict()
+                against: _rounded(accuracy([r for r in results if r["against"] == against]))
                 for against in sorted({r["against"] for r in results})
             },
         }
@@ -286,6 +287,10 @@ def run(work: Work) -> Row:
 
 def difference(a: Score, b: Score) -> float | None:
     return None if a.value is None or b.value is None else round(a.value - b.value, 6)
+
+
+def _rounded(estimate: Estimate) -> Row:
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in estimate.as_dict().items()}
 
 
 def accuracy(results: Sequence[Row]) -> Estimate:

@@ -21,7 +21,7 @@ from charforge.errors import UserError, did_you_mean
 _CLOSERS = "\"'”’)]*_ \n\t"
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+", re.MULTILINE)
-_FIRST_PERSON = re.compile(r"\b(?:I|I['’](?:m|d|ll|ve)|my|me|mine|myself)\b")
+_FIRST_PERSON = re.compile(r"\bI\b|\b(?i:my|me|mine|myself)\b")
 _SECOND_PERSON = re.compile(r"\b(?:you|your|yours|yourself)\b", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“]([^\"”]+)[\"”]")
 _FORMS = (

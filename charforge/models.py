@@ -404,6 +404,11 @@ def load_tokenizer(model: ResolvedModel, folder: Path) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.reference.trust_remote_code)
     text = template_text(model.reference)
+    if not tokenizer.chat_template and model.reference.chat_template == "own":
+        raise UserError(
+            f"{model.reference.name} has no chat template of its own",
+            hint="set chat_template to 'chatml' or to the path of a Jinja file, or leave it out to get 'chatml'",
+        )
     if text is None and not tokenizer.chat_template:
         text = (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8")
     if text is not None:

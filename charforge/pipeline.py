@@ -86,7 +86,7 @@ def plan(constitution: Constitution, recipe: Recipe) -> Plan:
     calibration = judge.stage(constitution, recipe, plain, score)
     revisions = {s.name: s for s in rounds if s.name.startswith("revisions")}
     candidates = {"responses": replies, **revisions, "plain": plain}
-    pairs = preferences.stage(constitution, recipe, candidates, calibration, score)
+    pairs = preferences.stage(constitution, recipe, candidates, score)
     result += [calibration, pairs]
 
     trained: Stage | None = None
@@ -133,25 +133,40 @@ class Step:
 
 
 def steps(plan: Plan, store: Store, force: str | None = None) -> list[Step]:
-    """What a run would do."""
+    """What a run would do, as far as it can be known before it is done."""
     result: list[Step] = []
     remade: set[str] = set()
     for stage in plan.stages:
-        artifact = store.artifact(stage.name, stage.key)
-        upstream = [role for role, source in stage.inputs.items() if source.name in remade]
-        if stage.name == force:
-            action, why = "run", "asked for by --force"
-        elif artifact.finished:
-            artifact.verify()
-            action, why = "reused", "nothing that determines it changed"
-        elif artifact.started:
-            action, why = "continued", "it was interrupted"
-        else:
-            action, why = "run", _why(stage, store, upstream)
-        if action != "reused":
+        step = _step(stage, store, remade, forced=stage.name == force)
+        if step.action != "reused":
             remade.add(stage.name)
-        result.append(Step(stage, artifact, action, why))
+        result.append(step)
     return result
+
+
+def _step(stage: Stage, store: Store, remade: set[str], *, forced: bool = False) -> Step:
+    artifact = store.artifact(stage.name, stage.key)
+    upstream = [role for role, source in stage.inputs.items() if source.name in remade]
+    if forced:
+        return Step(stage, artifact, "run", "asked for by --force")
+    if artifact.finished:
+        artifact.verify()
+        stale = _stale_inputs(stage, artifact, store)
+        if stale:
+            return Step(stage, artifact, "run", f"its input {stale[0]!r} was made again and came out different")
+        if upstream:
+            return Step(stage, artifact, "reused", f"if its input {upstream[0]!r} comes out the same")
+        return Step(stage, artifact, "reused", "nothing that determines it changed")
+    if artifact.started:
+        return Step(stage, artifact, "continued", "it was interrupted")
+    return Step(stage, artifact, "run", _why(stage, store, upstream))
+
+
+def _stale_inputs(stage: Stage, artifact: Artifact, store: Store) -> list[str]:
+    """Inputs whose content is no longer what this artifact was made from: keys name causes, not what came of them."""
+    recorded = artifact.manifest.get("input_contents", {})
+    sources = {role: store.artifact(source.name, source.key) for role, source in stage.inputs.items()}
+    return [role for role, source in sources.items() if source.finished and recorded.get(role) != source.content]
 
 
 def _why(stage: Stage, store: Store, upstream: list[str]) -> str:
@@ -225,29 +240,30 @@ def run(plan: Plan, store: Store, display: Display, *, until: str | None = None,
         _preflight(plan, display)
         if force is not None:
             store.remove(store.artifact(force, plan.stage(force).key))
-        todo = steps(plan, store, force)
+        todo = list(plan.stages)
         if until is not None:
-            todo = todo[: 1 + next(i for i, step in enumerate(todo) if step.stage.name == until)]
+            todo = todo[: 1 + [stage.name for stage in todo].index(until)]
         index = 0
         while index < len(todo):
-            step = todo[index]
+            step = _step(todo[index], store, set(), forced=todo[index].name == force)
             if step.action == "reused":
                 display.stage_started(step)
                 display.stage_finished(step.stage.name, "reused", 0.0, step.artifact.manifest["about"])
                 _gate(plan, step)
                 index += 1
                 continue
+            if step.artifact.finished:
+                store.remove(step.artifact)
             group = [step]
-            for following in todo[index + 1 :]:
-                if following.action == "reused" or following.stage.process != step.stage.process:
+            # What the judge's calibration says decides whether the next stage may run at all: it stands alone.
+            for following in todo[index + 1 :] if step.stage.name != judge.NAME else []:
+                if following.process != step.stage.process or following.name in (force, judge.NAME):
                     break
-                group.append(following)
-                if following.stage.name == judge.NAME:
+                if store.artifact(following.name, following.key).finished:
                     break
-            # What the judge's calibration says decides whether the next stage may run at all.
-            if step.stage.name == judge.NAME:
-                group = group[:1]
-            _run_group(plan, store, display, group)
+                remade = {done.stage.name for done in group}
+                group.append(_step(following, store, remade))
+            _run_group(plan, store, display, group, fresh=force)
             for done in group:
                 _gate(plan, done)
             index += len(group)
@@ -278,7 +294,7 @@ def _preflight(plan: Plan, display: Display) -> None:
             assert folder.is_dir()
 
 
-def _run_group(plan: Plan, store: Store, display: Display, group: list[Step]) -> None:
+def _run_group(plan: Plan, store: Store, display: Display, group: list[Step], fresh: str | None) -> None:
     """Run stages that share a process in one child, and relay what it says."""
     first = group[0]
     logs = first.artifact.directory / "logs"
@@ -292,6 +308,7 @@ def _run_group(plan: Plan, store: Store, display: Display, group: list[Step]) ->
         "store": str(store.root.resolve()),
         "stages": [step.stage.name for step in group],
         "keys": [step.stage.key for step in group],
+        "fresh": [fresh] if fresh else [],
     }
     job_file = logs / "worker.json"
     write_atomic(job_file, json.dumps(job, indent=1))

@@ -237,10 +237,12 @@ class Vllm(Settings):
 
 
 class Runtime(Settings):
-    """How to run. Nothing here can enter an artifact's key."""
+    """How to run. Nothing here enters an artifact's key, but for one fact: whether training is sharded by ZeRO-3, which
+    trains the adapter in another precision."""
 
-    store: str = ".charforge"
-    """The folder of artifacts, relative to where you run. The environment variable CHARFORGE_STORE overrides it."""
+    store: str | None = None
+    """The folder of artifacts, relative to where you run. Default: the environment variable CHARFORGE_STORE, or
+    ``.charforge``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run. `auto` takes an NVIDIA GPU if there is one."""
     launcher: Literal["single", "accelerate", "deepspeed-zero2", "deepspeed-zero3"] = "single"

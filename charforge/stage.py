@@ -127,6 +127,8 @@ class Work:
     resources: Resources
     progress: Progress
     inputs: dict[str, Path] = field(default_factory=dict)
+    fresh: bool = False
+    """Made again on purpose: no row of another artifact is taken over."""
 
     @property
     def directory(self) -> Path:

@@ -94,6 +94,11 @@ class Artifact:
             raise self._corrupt(path, "the manifest does not belong to this artifact")
         return data
 
+    @property
+    def content(self) -> str:
+        """The digest of what a finished artifact holds: equal contents can stand in for each other."""
+        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
+
     def verify(self) -> None:
         """Compare every file with the manifest.
 
@@ -106,6 +111,16 @@ class Artifact:
                 raise self._corrupt(path, "the file is missing")
             if path.stat().st_size != expected["bytes"] or file_digest(path) != expected["sha256"]:
                 raise self._corrupt(path, "the file was changed after it was made")
+
+    def vouches_for(self, path: Path) -> bool:
+        """Whether a file of this artifact may be read by others: it is unfinished, or as the manifest says."""
+        if not self.finished:
+            return True
+        try:
+            expected = self.manifest["files"].get(path.name)
+        except UserError:
+            return False
+        return bool(expected) and expected["sha256"] == file_digest(path)
 
     def _corrupt(self, path: Path, what: str) -> UserError:
         return UserError(
@@ -120,12 +135,12 @@ class Artifact:
         self.directory.mkdir(parents=True, exist_ok=True)
         return Journal(self.directory / _JOURNAL)
 
-    def finish(self, *, identity: dict[str, Any], inputs: dict[str, str], about: dict[str, Any]) -> None:
+    def finish(self, *, identity: dict[str, Any], inputs: dict[str, Artifact], about: dict[str, Any]) -> None:
         """Hash the files, drop the journal, and write the manifest: from then on the artifact is finished.
 
         Args:
             identity: what the key is the hash of.
-            inputs: keys of the artifacts that were read, by role.
+            inputs: the artifacts that were read, by role.
             about: what is worth recording but does not determine the content: versions, times, counts.
         """
         (self.directory / _JOURNAL).unlink(missing_ok=True)
@@ -139,7 +154,8 @@ class Artifact:
             "key": self.key,
             "key_algorithm": "sha256 of canonical JSON",
             "identity": identity,
-            "inputs": inputs,
+            "inputs": {role: source.key for role, source in inputs.items()},
+            "input_contents": {role: source.content for role, source in inputs.items()},
             "files": files,
             "about": {**about, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
         }
@@ -203,6 +219,11 @@ class Journal:
             self._file = None
 
 
+def default_root() -> Path:
+    """Where artifacts go unless the recipe says otherwise: CHARFORGE_STORE, or .charforge here."""
+    return Path(os.environ.get("CHARFORGE_STORE") or ".charforge").expanduser()
+
+
 class Store:
     """The folder of artifacts."""
 
@@ -252,7 +273,7 @@ class Store:
             if other.directory == artifact.directory:
                 continue
             for path in (other.directory / name, other.directory / _JOURNAL):
-                if not path.is_file():
+                if not path.is_file() or not other.vouches_for(path):
                     continue
                 with path.open(encoding="utf-8", newline="\n") as file:
                     for line in file:

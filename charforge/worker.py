@@ -115,13 +115,15 @@ def main(job_file: Path) -> int:
             )
             return 1
         progress.event("start", stage=name)
-        about = run_stage(plan, stage, store, held, progress)
+        about = run_stage(plan, stage, store, held, progress, fresh=name in job["fresh"])
         progress.event("finish", about=about)
     held.close()
     return 0
 
 
-def run_stage(plan: pipeline.Plan, stage: Stage, store: Store, held: Held, progress: Progress) -> dict[str, Any]:
+def run_stage(
+    plan: pipeline.Plan, stage: Stage, store: Store, held: Held, progress: Progress, *, fresh: bool
+) -> dict[str, Any]:
     """Run one stage and finish its artifact."""
     artifact = store.artifact(stage.name, stage.key)
     work = Work(
@@ -133,11 +135,12 @@ def run_stage(plan: pipeline.Plan, stage: Stage, store: Store, held: Held, progr
         resources=held,
         progress=progress,
         inputs={role: store.artifact(s.name, s.key).directory for role, s in stage.inputs.items()},
+        fresh=fresh,
     )
     artifact.directory.mkdir(parents=True, exist_ok=True)
     result = stage.run(work)
     about = {"stage_version": stage.version, "result": result, "environment": pipeline.environment_report()}
-    inputs = {role: source.key for role, source in stage.inputs.items()}
+    inputs = {role: store.artifact(source.name, source.key) for role, source in stage.inputs.items()}
     artifact.finish(identity=stage.identity, inputs=inputs, about=about)
     return about
 

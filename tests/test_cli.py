@@ -145,7 +145,7 @@ def test_a_secret_stays_out(cli: Cli, workshop: Path) -> None:
     edit(
         workshop / "recipe.yaml",
         "engine: scripted",
-        "engine: scripted\nteacher: {endpoint: 'http://127.0.0.1:9/v1', model: m}",
+        "engine: vllm\nteacher: {endpoint: 'http://127.0.0.1:9/v1', model: m}",
     )
     cli("train", "recipe.yaml", "--until", "scenarios", OPENAI_API_KEY="sk-very-secret")
     files = [path for path in (workshop / "store").rglob("*") if path.is_file()]

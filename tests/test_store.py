@@ -47,6 +47,14 @@ def test_a_torn_line_is_no_row(tmp_path: Path) -> None:
     assert [row["key"] for row in read_rows(path)] == ["k1", "k3"]
 
 
+def test_rows_of_a_damaged_artifact_are_not_copied(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    source = finished(store)
+    (source / "rows.jsonl").write_text('{"key":"k1","text":"something else"}\n')
+    other = store.artifact("responses", "c" * 64)
+    assert store.reuse_rows(other, other.journal(), ["k1"]) == 0
+
+
 def test_rows_are_copied_byte_for_byte(tmp_path: Path) -> None:
     store = Store(tmp_path)
     source = finished(store)

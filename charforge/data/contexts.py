@@ -7,7 +7,6 @@ trait only. The judge sees the whole character in brief.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -23,12 +22,23 @@ def stable_fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
+def hold_out(texts: Sequence[str], share: float) -> set[str]:
+    """Which of the texts are held out: those whose own hash says so, so that one more text moves no other.
+
+    Of two or more texts at least one is held out and at least one is not.
+    """
+    ordered = sorted(set(texts), key=stable_fraction)
+    kept = {text for text in ordered if stable_fraction(text) < share}
+    if len(ordered) > 1:
+        kept |= {ordered[0]}
+        kept -= {ordered[-1]}
+    return kept
+
+
 @cache
 def split_examples(trait: Trait, heldout: float) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """A trait's examples for training and contexts, and those kept back to calibrate judges (at least one of two)."""
-    ordered = sorted(trait.examples, key=lambda example: stable_fraction(example.id))
-    count = math.ceil(len(ordered) * heldout) if len(ordered) > 1 else 0
-    kept = {example.id for example in ordered[:count]}
+    kept = hold_out([example.id for example in trait.examples], heldout)
     return (
         tuple(e for e in trait.examples if e.id not in kept),
         tuple(e for e in trait.examples if e.id in kept),

@@ -25,21 +25,20 @@ from charforge.store import Row, write_atomic, write_rows
 
 NAME = "preferences"
 # Traces of a prompt that must not be learned: the next speaker's label, template tokens, talk about the constitution.
-_LEAKS = ("<|", "|>", "\nUser:", "User:", "Human:", "constitution")
+_LEAKS = ("<|", "|>", "User:", "Human:", "my constitution")
 
 
 def stage(
     constitution: Constitution,
     recipe: Recipe,
     candidates: dict[str, Stage],
-    calibration: Stage,
     process_name: str,
 ) -> Stage:
     return Stage(
         name=NAME,
         version=1,
         identity={
-            "judges": judge.identity(constitution, recipe),
+            "judges": judge.identity(constitution, recipe, second=False),
             "settings": recipe.preferences.model_dump(mode="json"),
             "heldout_examples": recipe.judge.heldout_examples,
             "student": resolve(recipe.model).identity,
@@ -48,7 +47,7 @@ def stage(
             },
             "markers": {t.id: [t.section, t.intensity, [m.text for m in t.markers]] for t in constitution.traits},
         },
-        inputs={**candidates, "judge": calibration},
+        inputs=candidates,
         process=process_name,
         run=run,
     )
@@ -98,8 +97,6 @@ def run(work: Work) -> Row:
     drops: Counter[str] = Counter()
     groups: dict[str, list[Row]] = {}
     for role in work.stage.inputs:
-        if role == "judge":
-            continue
         for row in work.rows(role):
             if row["source"] == "calibration":
                 continue

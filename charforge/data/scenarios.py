@@ -110,10 +110,8 @@ def authored(constitution: Constitution, recipe: Recipe) -> list[Row]:
         if trait.look_alikes:
             groups.append(("look-alike", trait.look_alikes))
         for kind, texts in groups:
-            ordered = sorted(texts, key=contexts.stable_fraction)
             everything = trait.id in settings.heldout_traits
-            count = len(ordered) if everything else math.ceil(len(ordered) * settings.heldout)
-            heldout = set(ordered[:count])
+            heldout = set(texts) if everything else contexts.hold_out(texts, settings.heldout)
             rows.extend(
                 make(text, trait.id, kind, "constitution", "heldout" if text in heldout else "train") for text in texts
             )

@@ -74,7 +74,7 @@ def complete(work: Work, requests: Sequence[Request]) -> tuple[list[Row], Row]:
     keys = [request.key(weights) for request in requests]
     journal = work.artifact.journal()
     kept = sum(key in journal for key in keys)
-    copied = work.store.reuse_rows(work.artifact, journal, keys)
+    copied = 0 if work.fresh else work.store.reuse_rows(work.artifact, journal, keys)
     missing = [i for i, key in enumerate(keys) if key not in journal]
     done = len(keys) - len(missing)
     engine = work.engine if missing else None

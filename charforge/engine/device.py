@@ -12,6 +12,8 @@ _TCMALLOC = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 def uses_cuda(device: str) -> bool:
     """Whether models run on an NVIDIA GPU: as told, or if there is one."""
     if device == "auto":
+        if os.environ.get("CHARFORGE_CPU"):
+            return False
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is not None and visible.strip() in ("", "-1"):
             return False

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from charforge.constitution import Message
+from charforge.errors import StageError
 from charforge.models import ResolvedModel, load_model, load_tokenizer
 
 
@@ -121,7 +122,10 @@ class Scorer:
         torch = self._torch
         longest = max(len(row) for row in rows)
         if before + longest > self._limit:
-            raise ValueError(f"{before + longest} tokens exceed the model's {self._limit}")
+            raise StageError(
+                f"a judged prompt of {before + longest} tokens exceeds the model's {self._limit}",
+                hint="lower judge.examples, or write a shorter Identity and shorter first sentences",
+            )
         pad = self._tokenizer.pad_token_id
         tokens = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=self._device)
         mask = torch.tensor(

@@ -31,7 +31,7 @@ def stage(
         name=NAME,
         version=1,
         identity={
-            "judges": judge.identity(constitution, recipe),
+            "judges": judge.identity(constitution, recipe, second=True),
             "min_accuracy": recipe.judge.min_accuracy,
             "repetition_margin": recipe.evaluation.repetition_margin,
             "heldout_examples": recipe.judge.heldout_examples,

@@ -136,6 +136,11 @@ def warnings(work: Work, measures: dict[str, Any], judges: list[dict[str, Any]])
             f"The win rates come from one judge ({heard[0]}), which also made the training labels. The markers and "
             "the refusal outcomes involve no judge: read them beside the win rates."
         )
+    if work.recipe.preferences.require_markers is not None:
+        result.append(
+            "Generated training replies had to pass the markers of the strong voice traits (preferences.require_markers): "
+            "the markers tell whether that carried over to prompts that were never trained on, not that nobody aimed at it."
+        )
     seen = measures["prompts"]["heldout"]
     if seen < 40:
         result.append(f"Only {seen} held-out prompts: the intervals are wide.")

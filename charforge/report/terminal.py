@@ -149,6 +149,7 @@ def display(plan: Plan) -> Iterator[TerminalDisplay]:
     """Show progress on stderr while the block runs."""
     console = Console(file=sys.stderr, highlight=False)
     if not console.is_terminal:
+        console = Console(file=sys.stderr, highlight=False, width=200)
         yield TerminalDisplay(console, None, len(plan.stages))
         return
     progress = Progress(

@@ -137,6 +137,8 @@ def _arguments(job: dict[str, Any], directory: Path) -> Any:
         "lr_scheduler_type": settings["scheduler"],
         "warmup_steps": settings["warmup"],
         "max_length": settings["max_length"],
+        # Rows of similar length share a batch: padding is work that teaches nothing.
+        "train_sampling_strategy": "group_by_length",
         "logging_steps": 1,
         "logging_strategy": "steps",
         "save_strategy": "steps",
@@ -189,7 +191,7 @@ def _dataset(job: dict[str, Any], tokenizer: Any) -> tuple[Any, dict[str, int]]:
     sides = ("completion",) if job["stage"] == "sft" else ("chosen", "rejected")
     kept, tokens = [], 0
     for row in rows:
-        record = {"prompt": row["prompt"]}
+        record: dict[str, Any] = {"prompt": row["prompt"], "length": 0}
         fits = True
         for side in sides:
             reply = [{"role": "assistant", "content": row[side]}]
@@ -199,6 +201,7 @@ def _dataset(job: dict[str, Any], tokenizer: Any) -> tuple[Any, dict[str, int]]:
             whole = tokenizer.apply_chat_template(row["prompt"] + reply, tokenize=True, return_dict=True)["input_ids"]
             fits = fits and len(prompt) < len(whole) <= settings["max_length"] and bool(row[side].strip())
             record[side] = reply
+            record["length"] = max(record["length"], len(whole))
             tokens += len(whole)
         if fits:
             kept.append(record)

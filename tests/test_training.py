@@ -31,6 +31,7 @@ def test_deepspeed(cli: Cli, workshop: Path, zero: str) -> None:
     assert done.returncode == 0, done.stderr
     for stage in ("sft", "dpo"):
         folder, about = result(workshop, stage)
+        assert about["distributed"] == "DEEPSPEED" and about["zero_stage"] == int(zero)
         assert about["processes"] == 2 and about["steps"] == 2 and about["rows_kept"] == about["rows"]
         assert (folder / "adapter/adapter_model.safetensors").stat().st_size > 1000
         assert all(row["loss"] > 0 for row in read_rows(folder / "loss.jsonl"))

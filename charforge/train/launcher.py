@@ -76,7 +76,9 @@ def _command(work: Work, job_file: Path) -> tuple[list[str], dict[str, str]]:
         "PYTHONUNBUFFERED": "1",
     }
     if not cuda:
-        environment |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        if not runtime.launcher.startswith("deepspeed"):
+            environment["ACCELERATE_USE_CPU"] = "true"
         environment |= preload()
     module = ["-m", "charforge.train.trainer", str(job_file)]
     if runtime.launcher == "single":

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from charforge.constitution import digest
 from charforge.models import load_tokenizer, resolve
 from charforge.recipe import ModelReference
 from charforge.store import read_rows, to_line, write_atomic
@@ -77,6 +78,8 @@ def main(job_file: Path) -> None:
         raise BadJob(f"TRL dropped {counts['rows_kept'] - seen} of {counts['rows_kept']} rows without saying why")
     progress = _progress(trainer, directory, main_process)
     trainer.add_callback(progress)
+    if job["runtime"]["launcher"].startswith("deepspeed") and _zero_stage(trainer) is None:
+        raise BadJob("DeepSpeed was asked for and is not in use")
     checkpoint = _last_checkpoint(directory / _CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, job, directory, tokenizer, main_process)
@@ -87,6 +90,8 @@ def main(job_file: Path) -> None:
             "resumed_from": checkpoint.name if checkpoint else None,
             "device": str(trainer.args.device),
             "processes": trainer.args.world_size,
+            "distributed": str(getattr(trainer.accelerator.distributed_type, "value", "NO")),
+            "zero_stage": _zero_stage(trainer),
             "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")},
         }
         curve = [row for row in trainer.state.log_history if "loss" in row]
@@ -99,6 +104,11 @@ def main(job_file: Path) -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def _zero_stage(trainer: Any) -> int | None:
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    return int(plugin.zero_stage) if plugin is not None else None
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +155,10 @@ def _arguments(job: dict[str, Any], directory: Path) -> Any:
         "save_steps": settings["save_steps"],
         "save_total_limit": 2,
         "gradient_checkpointing": runtime["gradient_checkpointing"],
-        "bf16": True,
-        "use_cpu": not cuda,
+        # transformers knows bfloat16 on the CPU only where it is told to use the CPU.
+        "bf16": cuda or not runtime["launcher"].startswith("deepspeed"),
+        # Told to use the CPU, accelerate would quietly take DDP in place of DeepSpeed, which finds the CPU by itself.
+        "use_cpu": not cuda and not runtime["launcher"].startswith("deepspeed"),
         "report_to": list(runtime["report_to"]),
         "disable_tqdm": True,
         "dataloader_pin_memory": cuda,
@@ -155,16 +167,40 @@ def _arguments(job: dict[str, Any], directory: Path) -> Any:
     if runtime["launcher"].startswith("deepspeed"):
         common["deepspeed"] = _deepspeed(3 if runtime["launcher"].endswith("3") else 2, cuda)
     common |= settings["trainer_args"]
+    arguments: Any
     if job["stage"] == "sft":
-        return SFTConfig(**common, completion_only_loss=True)
-    nll = settings["nll_weight"]
-    return DPOConfig(
-        **common,
-        beta=settings["beta"],
-        loss_type=["sigmoid", "sft"] if nll else ["sigmoid"],
-        loss_weights=[1.0, nll] if nll else None,
-        precompute_ref_log_probs=True,
-    )
+        arguments = SFTConfig(**common, completion_only_loss=True)
+    else:
+        nll = settings["nll_weight"]
+        arguments = DPOConfig(
+            **common,
+            beta=settings["beta"],
+            loss_type=["sigmoid", "sft"] if nll else ["sigmoid"],
+            loss_weights=[1.0, nll] if nll else None,
+            precompute_ref_log_probs=True,
+            # Otherwise the rows' lengths, by which they are grouped, would be removed.
+            remove_unused_columns=False,
+        )
+    if "deepspeed" in common and not cuda:
+        _count_processes()
+    return arguments
+
+
+def _count_processes() -> None:
+    """Correct what accelerate believes about DeepSpeed on CPUs.
+
+    accelerate knows DeepSpeed with a GPU backend, or several CPU processes, but not both: left alone it counts one process
+    in each of them, and all would train on the same rows.
+    """
+    import torch
+    from accelerate import PartialState
+
+    shared = PartialState()._shared_state
+    if shared["num_processes"] != torch.distributed.get_world_size():
+        rank = torch.distributed.get_rank()
+        local = int(os.environ.get("LOCAL_RANK", rank))
+        count = torch.distributed.get_world_size()
+        shared.update(backend="gloo", num_processes=count, process_index=rank, local_process_index=local)
 
 
 def _deepspeed(zero: int, cuda: bool) -> dict[str, Any]:
@@ -184,8 +220,6 @@ def _deepspeed(zero: int, cuda: bool) -> dict[str, Any]:
 
 def _dataset(job: dict[str, Any], tokenizer: Any) -> tuple[Any, dict[str, int]]:
     """The rows as TRL takes them, and how many were kept. A row that is too long, or teaches nothing, is dropped."""
-    from datasets import Dataset
-
     settings = job["settings"]
     rows = read_rows(Path(job["data"]))
     sides = ("completion",) if job["stage"] == "sft" else ("chosen", "rejected")
@@ -214,7 +248,22 @@ def _dataset(job: dict[str, Any], tokenizer: Any) -> tuple[Any, dict[str, int]]:
             f"{job['stage']}.max_length, or {job['stage']}.max_dropped if that is meant"
         )
     counts = {"rows": len(rows), "rows_kept": len(kept), "rows_dropped": dropped, "tokens": tokens}
-    return Dataset.from_list(kept), counts
+    return _on_disk(kept, Path(job["directory"])), counts
+
+
+def _on_disk(rows: list[dict[str, Any]], directory: Path) -> Any:
+    """The rows as a dataset in a file that all processes read: what TRL computes from it, they then find as well."""
+    from accelerate import PartialState
+    from datasets import Dataset, load_from_disk
+
+    folder = directory / "tracking" / f"data-{digest(rows)[:16]}"
+    with PartialState().main_process_first():
+        if not folder.is_dir():
+            part = folder.with_name(f".{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            Dataset.from_list(rows).save_to_disk(part)
+            part.replace(folder)
+    return load_from_disk(folder)
 
 
 def _trainer(job: dict[str, Any], arguments: Any, dataset: Any, tokenizer: Any) -> Any:
@@ -225,10 +274,11 @@ def _trainer(job: dict[str, Any], arguments: Any, dataset: Any, tokenizer: Any) 
 
     full = job["method"] == "full"
     start = job["start_from"]
+    launcher = job["runtime"]["launcher"]
     model = AutoModelForCausalLM.from_pretrained(
         start if full and start else job["model_folder"],
         # LoRA trains float32 matrices on a bfloat16 model; full training needs float32 weights to move by small steps.
-        dtype=torch.float32 if full else torch.bfloat16,
+        dtype=torch.bfloat16 if arguments.bf16 and not full else torch.float32,
         trust_remote_code=job["model"]["trust_remote_code"],
         use_safetensors=True,
     )
@@ -236,7 +286,9 @@ def _trainer(job: dict[str, Any], arguments: Any, dataset: Any, tokenizer: Any) 
     lora = job["lora"]
     peft_config = None
     if not full and start:
-        model = PeftModel.from_pretrained(model, start, is_trainable=True)
+        # ZeRO-3 gathers adapter and model together and wants them in one precision.
+        mixed = launcher != "deepspeed-zero3"
+        model = PeftModel.from_pretrained(model, start, is_trainable=True, autocast_adapter_dtype=mixed)
     elif not full:
         targets = lora["targets"]
         peft_config = LoraConfig(

@@ -258,7 +258,11 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a stage failed, 2 bad input or usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
-        app(standalone_mode=False)
+        # Typer turns Ctrl-C and typer.Exit into the returned code.
+        code = app(standalone_mode=False)
+        if code == 130:
+            raise KeyboardInterrupt
+        sys.exit(code or 0)
     except typer.Abort:
         sys.exit(130)
     except KeyboardInterrupt:

@@ -152,7 +152,7 @@ def _check_corruption(cli: Cli, plan: pipeline.Plan, store: Store) -> None:
     path.write_text(path.read_text().replace("important", "unimportant", 1))
     broken = cli("train", "recipe.yaml")
     assert broken.returncode == 2 and "corrupt artifact of stage 'plain'" in broken.stderr
-    assert str(path) in broken.stderr and "--force plain" in broken.stderr and "Traceback" not in broken.stderr
+    assert path.parent.name in broken.stderr and "--force plain" in broken.stderr and "Traceback" not in broken.stderr
     mended = cli("train", "recipe.yaml", "--force", "plain")
     assert mended.returncode == 0, mended.stderr
 

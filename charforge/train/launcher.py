@@ -1,4 +1,4 @@
-"""Starts the trainer: in a process of its own, through accelerate, or with DeepSpeed ZeRO-2 or ZeRO-3.
+"""Starts the trainer: in a process of its own, in several through accelerate, or with DeepSpeed ZeRO-2 or ZeRO-3.
 
 The trainer reads a job file and writes its events where it is told, so one process or many make no difference to us.
 """
@@ -91,20 +91,9 @@ def _command(work: Work, job_file: Path) -> tuple[list[str], dict[str, str]]:
             import deepspeed  # noqa: F401
         except ImportError as error:
             raise missing_extra("deepspeed", error) from error
-        # A bare start would look for MPI; torchrun tells every process its rank.
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={runtime.processes}"]
-        return [sys.executable, *launcher, *module], environment
-    launcher = [
-        "-m",
-        "accelerate.commands.launch",
-        f"--num_processes={runtime.processes}",
-        "--mixed_precision=no",
-    ]
-    launcher += ["--num_machines=1", "--dynamo_backend=no", "--main_process_port=0"]
-    if runtime.processes > 1:
-        launcher.append("--multi_gpu" if cuda else "--cpu")
-    elif not cuda:
-        launcher.append("--cpu")
+    # torchrun tells every process its rank. `accelerate launch` does the same on GPUs, and on CPUs would ask for MPI;
+    # DeepSpeed started bare would look for MPI, too.
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={runtime.processes}"]
     return [sys.executable, *launcher, *module], environment
 
 

@@ -81,6 +81,8 @@ def main(job_file: Path) -> None:
     if job["runtime"]["launcher"].startswith("deepspeed") and _zero_stage(trainer) is None:
         raise BadJob("DeepSpeed was asked for and is not in use")
     checkpoint = _last_checkpoint(directory / _CHECKPOINTS)
+    # The order of the rows is drawn from here on: it must not depend on what was computed or found on disk before.
+    set_seed(job["seed"])
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, job, directory, tokenizer, main_process)
     if main_process:
@@ -112,8 +114,8 @@ def _zero_stage(trainer: Any) -> int | None:
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:
-    """A line of the log history as numbers; TRL formats some of them as text."""
-    return {key: round(float(value), 8) for key, value in row.items() if _is_number(value)}
+    """A line of the log history as numbers; TRL formats some as text, and counts tokens anew when it is resumed."""
+    return {key: round(float(value), 8) for key, value in row.items() if _is_number(value) and key != "num_tokens"}
 
 
 def _is_number(value: Any) -> bool:
@@ -241,7 +243,10 @@ def _dataset(job: dict[str, Any], tokenizer: Any) -> tuple[Any, dict[str, int]]:
             kept.append(record)
     dropped = len(rows) - len(kept)
     if not kept:
-        raise BadJob(f"no row is left to train on: all {len(rows)} are empty or longer than max_length")
+        raise BadJob(
+            f"no row is left to train on: all {len(rows)} are empty or longer than {settings['max_length']} tokens; raise "
+            f"{job['stage']}.max_length"
+        )
     if dropped > settings["max_dropped"] * len(rows):
         raise BadJob(
             f"{dropped} of {len(rows)} rows are longer than {settings['max_length']} tokens; raise "
@@ -299,13 +304,18 @@ def _trainer(job: dict[str, Any], arguments: Any, dataset: Any, tokenizer: Any) 
             task_type="CAUSAL_LM",
         )
     trainer = SFTTrainer if job["stage"] == "sft" else DPOTrainer
-    return trainer(
+    ready = trainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=peft_config,
     )
+    if "ref" in getattr(ready.model, "peft_config", {}) and not launcher.startswith("deepspeed"):
+        # TRL's frozen copy has done its work: the reference log-probabilities are computed. Left in, it would stand in every
+        # checkpoint, and transformers, on resuming, would load the copy and leave the trained adapter out.
+        ready.model.delete_adapter("ref")
+    return ready
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

@@ -53,8 +53,16 @@ if [ "$gpu" = cpu ]; then
 fi
 # DeepSpeed is built from source and looks at the torch that is there, so torch's own needs and the build tools come first.
 grep -v -E '^(#|deepspeed==)' .requirements/$gpu.lock > .venv/first.txt
-pip install --quiet --no-deps -r .venv/first.txt
-DS_BUILD_OPS=0 pip install --quiet --no-deps --no-build-isolation "$(grep '^deepspeed==' .requirements/$gpu.lock)"
-pip install --quiet --no-deps --no-build-isolation -e .
+deepspeed=$(grep '^deepspeed==' .requirements/$gpu.lock)
+if [ "$gpu" = cpu ]; then
+  pip install --quiet --no-deps -r .venv/first.txt
+  DS_BUILD_OPS=0 pip install --quiet --no-deps --no-build-isolation "$deepspeed"
+  pip install --quiet --no-deps --no-build-isolation -e .
+else
+  # The CUDA builds bring libraries of their own, so here pip resolves what the pins leave open.
+  pip install --quiet -r .venv/first.txt hatchling
+  DS_BUILD_OPS=0 pip install --quiet --no-build-isolation -r .venv/first.txt "$deepspeed"
+  pip install --quiet --no-build-isolation -r .venv/first.txt -e '.[train,dev]'
+fi
 echo "$want" > "$stamp"
 echo "ready: $(.venv/bin/charforge --version)"

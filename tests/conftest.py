@@ -219,6 +219,16 @@ def run_cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     )
 
 
+@pytest.fixture(scope="session")
+def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workshop with everything made up to the preferences. Not to be changed: tests train in a copy of it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_workshop(folder, tiny_model)
+    done = run_cli("train", "recipe.yaml", "--until", "preferences", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -19,7 +19,7 @@ for candidate in python3.11 python3.12 python3; do
 done
 if [ -z "$python" ]; then echo "Python 3.11 or newer is needed." >&2; exit 1; fi
 
-# System packages: venv for Debian's Python; tcmalloc makes training on CPU about twice as fast; DeepSpeed builds a small
+# System packages: venv for Debian's Python; tcmalloc spares training on CPU many page faults; DeepSpeed builds a small
 # extension with g++ and Python.h. Without root they are named, and only venv is a must.
 missing=()
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

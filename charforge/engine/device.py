@@ -31,7 +31,7 @@ def thread_environment(processes: int) -> dict[str, str]:
 
 
 def preload() -> dict[str, str]:
-    """tcmalloc, where installed: training on CPU spends half its time on page faults with glibc's malloc."""
+    """tcmalloc, where installed: training on CPU spends much of its time on page faults with glibc's malloc."""
     if "LD_PRELOAD" in os.environ:
         return {}
     for name in _TCMALLOC:

@@ -17,7 +17,7 @@ from charforge.recipe import Vllm
 class VllmEngine:
     """vLLM over one model folder; on a GPU an adapter is applied per request, on CPU it is merged beforehand.
 
-    LoRA on the CPU backend is about four times slower than merged weights, which is why the caller merges there.
+    LoRA on the CPU backend is slower than merged weights, which is why the caller merges there.
     """
 
     def __init__(

@@ -53,10 +53,6 @@ class Plan:
                 return stage
         raise UserError(f"no stage {name!r} in this recipe{did_you_mean(name, [s.name for s in self.stages])}")
 
-    @property
-    def trained_arms(self) -> list[str]:
-        return [s.identity["arm"] for s in self.stages if s.weights is not None and s.weights.trained_by]
-
 
 def plan(constitution: Constitution, recipe: Recipe) -> Plan:
     """Which stages there are and what their keys are. Reads files, runs nothing, imports no torch.

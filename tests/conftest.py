@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -244,7 +242,3 @@ def cli(workshop: Path) -> Cli:
 def _no_store_of_the_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("CHARFORGE_STORE", raising=False)
     yield
-
-
-def last_json(text: str) -> Any:
-    return json.loads(text)

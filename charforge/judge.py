@@ -2,29 +2,34 @@
 
 `likelihood_ratio` scores a reply by the mean over its tokens of log p(token | constitution, prompt) - log p(token | prompt):
 how much more likely the constitution makes it. `pairwise` asks a model which of two replies is the character's, in both
-orders, and reads the probability of the label. Either is measured on examples of the constitution that it has never seen
-before its word is used.
+orders, and reads the probability of the label. `corpus` is the first with passages that a person wrote, those most like
+prompt and reply, in place of the constitution: would that person have written this? Each is measured on what it has never
+seen before its word is used: examples of the constitution, and for the corpus held-out passages against another author's.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from charforge.constitution import Constitution, Message, digest
+from rapidfuzz import fuzz
+
+from charforge import shipped
+from charforge.constitution import Constitution, Message, corpus, digest
 from charforge.data import contexts, prompts
 from charforge.engine.scoring import Item, Scorer
-from charforge.errors import StageError
+from charforge.errors import StageError, UserError
 from charforge.models import ResolvedModel, resolve
 from charforge.recipe import Endpoint, ModelReference, Recipe
 from charforge.stage import Stage, Work
 from charforge.statistics import Estimate, wilson
 from charforge.store import Journal, Row, read_rows, write_atomic, write_rows
 
-Kind = Literal["likelihood_ratio", "pairwise"]
+Kind = Literal["likelihood_ratio", "pairwise", "corpus"]
 T = TypeVar("T")
 
 NAME = "judge"
@@ -150,13 +155,38 @@ def model_of(recipe: Recipe) -> ResolvedModel | Endpoint:
 def identity(constitution: Constitution, recipe: Recipe, *, second: bool) -> dict[str, Any]:
     """All that determines the verdicts of the judge, and of the second one, for the keys of stages that use them."""
     model = model_of(recipe)
+    used = {recipe.judge.kind, recipe.judge.second if second else None}
     return {
         "kind": recipe.judge.kind,
         "second": recipe.judge.second if second else None,
         "model": {"endpoint_model": model.model} if isinstance(model, Endpoint) else model.identity,
         "context": digest(list(contexts.judge(constitution, recipe))),
         "prompts": prompts.digest("sheet", "pairwise"),
+        "corpus": _corpus_identity(constitution, recipe) if "corpus" in used else None,
     }
+
+
+def _corpus_identity(constitution: Constitution, recipe: Recipe) -> dict[str, Any]:
+    if constitution.corpus is None:
+        raise UserError(
+            "judge: corpus: the constitution names no corpus",
+            place=str(constitution.path),
+            hint="add 'corpus: FOLDER' to its front matter, or choose another judge",
+        )
+    own, heldout = contexts.own_passages(constitution)
+    return {
+        "own": [passage.id for passage in own],
+        "heldout": [passage.id for passage in heldout],
+        "others": [passage.id for passage in corpus.read(others_path(recipe))],
+        "passages": recipe.judge.passages,
+        "prompts": prompts.digest("passages", "passage"),
+    }
+
+
+def others_path(recipe: Recipe) -> Path:
+    """Where the writing of others is: a folder or file as it is named, or a shipped one."""
+    named = Path(recipe.judge.others)
+    return named if named.exists() else shipped.folder("eval") / recipe.judge.others
 
 
 def score(bench: Bench, kind: Kind, cases: Sequence[Case]) -> list[Score]:
@@ -172,6 +202,8 @@ def score(bench: Bench, kind: Kind, cases: Sequence[Case]) -> list[Score]:
             Score(None) if a["mean"] is None or b["mean"] is None else Score(a["mean"] - b["mean"])
             for a, b in zip(inside, outside, strict=True)
         ]
+    if kind == "corpus":
+        return _corpus_scores(bench, cases)
     sheet: tuple[Message, ...] = ({"role": "system", "content": contexts.sheet(work.constitution)},)
     name = work.constitution.name
 
@@ -187,6 +219,42 @@ def score(bench: Bench, kind: Kind, cases: Sequence[Case]) -> list[Score]:
     straight = [next(rows) for _ in open_cases]
     verdicts = iter([_combine(case, row, next(rows)) for case, row in zip(open_cases, straight, strict=True)])
     return [next(verdicts) if case.reply != case.reference else Score(0.0) for case in cases]
+
+
+def _corpus_scores(bench: Bench, cases: Sequence[Case]) -> list[Score]:
+    """Per token, log p(reply | passages, prompt) - log p(reply | prompt); each reply is shown the passages closest to it."""
+    work = bench.work
+    model = model_of(work.recipe)
+    assert isinstance(model, ResolvedModel)
+    pool, _ = contexts.own_passages(work.constitution)
+
+    def item(case: Case) -> Item:
+        text = " ".join([*(m["content"] for m in case.messages if m["role"] == "user"), case.reply])
+        # The passages differ from case to case, so they are no shared context.
+        told = contexts.passages(work.constitution, pool, text, work.recipe.judge.passages)
+        return Item((), (told, *case.messages), case.reply)
+
+    inside = bench.log_probabilities(model, [item(case) for case in cases])
+    outside = bench.log_probabilities(model, [Item((), case.messages, case.reply) for case in cases])
+    return [
+        Score(None) if a["mean"] is None or b["mean"] is None else Score(a["mean"] - b["mean"])
+        for a, b in zip(inside, outside, strict=True)
+    ]
+
+
+def passage_pairs(constitution: Constitution, recipe: Recipe) -> list[tuple[corpus.Passage, corpus.Passage]]:
+    """Each held-out passage of the person with one by somebody else: the most similar in words that is still free, so that
+    the topic alone can not tell them apart."""
+    _, heldout = contexts.own_passages(constitution)
+    free = list(corpus.read(others_path(recipe)))
+    pairs = []
+    for passage in sorted(heldout, key=lambda p: p.id):
+        if not free:
+            free = list(corpus.read(others_path(recipe)))
+        other = max(free, key=lambda p: (fuzz.token_set_ratio(p.text, passage.text), p.id))
+        free.remove(other)
+        pairs.append((passage, other))
+    return pairs
 
 
 def _combine(case: Case, straight: Row, swapped: Row) -> Score:
@@ -220,18 +288,30 @@ def stage(constitution: Constitution, recipe: Recipe, plain: Stage, process_name
     )
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """Two replies to one prompt, of which the first is the character's."""
+
+    trait: str
+    prompt: tuple[Message, ...]
+    example: str
+    reply: str
+    against: str
+    other: str
+
+
 def run(work: Work) -> Row:
     """Score every held-out example's reply against its contrast and against the plain model's reply."""
     plain = {row["example"]: row["text"] for row in work.rows("plain") if row["source"] == "calibration"}
     bench = Bench(work)
-    pairs = []
+    pairs: list[_Pair] = []
     for trait in work.constitution.traits:
         _, heldout = contexts.split_examples(trait, work.recipe.judge.heldout_examples)
         for example in heldout:
             others = {"contrast": example.contrast, "plain": plain.get(example.id)}
             for against, other in others.items():
                 if other and other.strip() != example.reply.strip():
-                    pairs.append((trait, example, against, other))
+                    pairs.append(_Pair(trait.id, tuple(example.prompt), example.id, example.reply, against, other))
     if not pairs:
         raise StageError(
             "no example is held out, so no judge can be measured",
@@ -245,25 +325,32 @@ def run(work: Work) -> Row:
     if (
         second != "none"
         and second not in kinds
-        and not (second == "likelihood_ratio" and isinstance(model_of(work.recipe), Endpoint))
+        and not (second != "pairwise" and isinstance(model_of(work.recipe), Endpoint))
     ):
         kinds.append(second)
+    asked = {"role": "user", "content": prompts.render("passage")}
+    written = [
+        _Pair("corpus", (asked,), mine.id, mine.text, "another author", other.text)
+        for mine, other in (passage_pairs(work.constitution, work.recipe) if "corpus" in kinds else [])
+    ]
     for kind in kinds:
         work.progress.note(f"calibrating {kind}")
-        cases = [Case(tuple(e.prompt), e.reply, other) for _, e, _, other in pairs]
-        cases += [Case(tuple(e.prompt), other, other) for _, e, _, other in pairs]
+        # A corpus judge answers for what the person wrote; the others were shown no passage.
+        measured = [*pairs, *written] if kind == "corpus" else pairs
+        cases = [Case(pair.prompt, pair.reply, pair.other) for pair in measured]
+        cases += [Case(pair.prompt, pair.other, pair.other) for pair in measured]
         scores = score(bench, kind, cases)
         results: list[Row] = []
-        for i, (trait, example, against, other) in enumerate(pairs):
-            margin = difference(scores[i], scores[i + len(pairs)])
-            results.append({"example": example.id, "against": against, "margin": margin})
+        for i, pair in enumerate(measured):
+            margin = difference(scores[i], scores[i + len(measured)])
+            results.append({"example": pair.example, "against": pair.against, "margin": margin})
             rows.append(
                 {
                     "judge": kind,
-                    "trait": trait.id,
-                    "prompt": example.prompt[-1]["content"],
-                    "in_character": example.reply,
-                    "other": other,
+                    "trait": pair.trait,
+                    "prompt": pair.prompt[-1]["content"],
+                    "in_character": pair.reply,
+                    "other": pair.other,
                     **results[-1],
                     "mass": scores[i].mass,
                 }
@@ -271,7 +358,7 @@ def run(work: Work) -> Row:
         report[kind] = {
             **_rounded(accuracy(results)),
             "unscored": sum(r["margin"] is None for r in results),
-            "mean_mass": round(sum(scores[i].mass for i in range(len(pairs))) / len(pairs), 4),
+            "mean_mass": round(sum(scores[i].mass for i in range(len(measured))) / len(measured), 4),
             "against": {
                 against: _rounded(accuracy([r for r in results if r["against"] == against]))
                 for against in sorted({r["against"] for r in results})
@@ -279,10 +366,45 @@ def run(work: Work) -> Row:
         }
     bench.close()
     write_rows(work.directory / "rows.jsonl", rows)
-    import json
-
     write_atomic(work.directory / "calibration.json", json.dumps(report, indent=1, sort_keys=True) + "\n")
     return {**bench.about, "accuracy": {kind: report[kind]["value"] for kind in kinds}}
+
+
+def corpus_stage(constitution: Constitution, recipe: Recipe, process_name: str) -> Stage:
+    """The stage that measures a corpus alone as a judge: which of two passages did this person write?"""
+    return Stage(
+        name="corpus-judge",
+        version=1,
+        identity={"judges": identity(constitution, recipe, second=False)},
+        inputs={},
+        process=process_name,
+        run=run_corpus,
+    )
+
+
+def run_corpus(work: Work) -> Row:
+    """Score every held-out passage against one by somebody else."""
+    asked = ({"role": "user", "content": prompts.render("passage")},)
+    pairs = passage_pairs(work.constitution, work.recipe)
+    bench = Bench(work)
+    cases = [Case(asked, mine.text, other.text) for mine, other in pairs]
+    cases += [Case(asked, other.text, other.text) for _, other in pairs]
+    scores = score(bench, "corpus", cases)
+    bench.close()
+    rows: list[Row] = [
+        {
+            "example": mine.id,
+            "against": "another author",
+            "margin": difference(scores[i], scores[i + len(pairs)]),
+            "own": mine.text,
+            "other": other.text,
+        }
+        for i, (mine, other) in enumerate(pairs)
+    ]
+    write_rows(work.directory / "rows.jsonl", rows)
+    report = {"corpus": {**_rounded(accuracy(rows)), "unscored": sum(row["margin"] is None for row in rows)}}
+    write_atomic(work.directory / "calibration.json", json.dumps(report, indent=1, sort_keys=True) + "\n")
+    return {**bench.about, "accuracy": {"corpus": report["corpus"]["value"]}}
 
 
 def difference(a: Score, b: Score) -> float | None:
@@ -307,8 +429,6 @@ def accuracy(results: Sequence[Row]) -> Estimate:
 
 
 def read_calibration(directory: Path) -> dict[str, Any]:
-    import json
-
     data: dict[str, Any] = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
     return data
 

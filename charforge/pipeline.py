@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from charforge import __version__, characters, judge
 from charforge import recipe as recipes
 from charforge.constitution import Constitution, load
-from charforge.data import critiques, preferences, responses, scenarios
+from charforge.data import claims, contexts, critiques, preferences, responses, scenarios, situations
 from charforge.engine.device import preload, thread_environment, uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, raise_problems
 from charforge.evaluate import answers, suite
@@ -41,6 +41,8 @@ class Plan:
     recipe: Recipe
     constitution: Constitution
     stages: tuple[Stage, ...]
+    kind: str = "train"
+    """Which of `PLANS` made it, so that a child process can make the same."""
 
     def stage(self, name: str) -> Stage:
         """The stage of that name.
@@ -72,16 +74,20 @@ def plan(constitution: Constitution, recipe: Recipe) -> Plan:
     # The teacher's stages stand together and so do the student's, so that each pair of weights is loaded once.
     prompts = scenarios.stage(constitution, recipe, teacher, engine(teacher))
     replies = responses.stage(constitution, recipe, prompts, teacher, engine(teacher))
+    drafted = [replies]
+    if constitution.voices:
+        replies = responses.council_stage(constitution, recipe, replies, teacher, engine(teacher))
+        drafted.append(replies)
     rounds = critiques.stages(constitution, recipe, replies, teacher, engine(teacher))
     plain = responses.plain_stage(constitution, recipe, prompts, student, engine(student))
     arms = {answers.UNTRAINED: answers.stage(answers.UNTRAINED, constitution, recipe, student, engine(student))}
     if recipe.evaluation.prompted_arm:
         arms[answers.PROMPTED] = answers.stage(answers.PROMPTED, constitution, recipe, student, engine(student))
-    result = [prompts, replies, *rounds, plain, *arms.values()]
+    result = [prompts, *drafted, *rounds, plain, *arms.values()]
 
     calibration = judge.stage(constitution, recipe, plain, score)
     revisions = {s.name: s for s in rounds if s.name.startswith("revisions")}
-    candidates = {"responses": replies, **revisions, "plain": plain}
+    candidates = {replies.name: replies, **revisions, "plain": plain}
     pairs = preferences.stage(constitution, recipe, candidates, score)
     result += [calibration, pairs]
 
@@ -105,6 +111,35 @@ def plan(constitution: Constitution, recipe: Recipe) -> Plan:
     return Plan(recipe, constitution, tuple(result))
 
 
+def plan_situations(constitution: Constitution, recipe: Recipe) -> Plan:
+    """The plan of the void report: the untrained model's replies to the situations, under the constitution."""
+    student = Weights(resolve(recipe.model))
+    return Plan(
+        recipe,
+        constitution,
+        (situations.stage(constitution, recipe, student, f"engine:{student.label}"),),
+        "situations",
+    )
+
+
+def plan_corpus(constitution: Constitution, recipe: Recipe) -> Plan:
+    """The plan of a draft from a corpus: what a model reads out of its passages, and how good a judge the corpus makes."""
+    student = Weights(resolve(recipe.model))
+    score = "score:" + student.label
+    return Plan(
+        recipe,
+        constitution,
+        (
+            claims.stage(constitution, recipe, student, f"engine:{student.label}"),
+            judge.corpus_stage(constitution, recipe, score),
+        ),
+        "corpus",
+    )
+
+
+PLANS = {"train": plan, "situations": plan_situations, "corpus": plan_corpus}
+
+
 def load_plan(recipe_path: Path, overrides: Sequence[str] = ()) -> Plan:
     """Read a recipe and its constitution and plan them.
 
@@ -113,6 +148,79 @@ def load_plan(recipe_path: Path, overrides: Sequence[str] = ()) -> Plan:
     """
     recipe = recipes.load(recipe_path, overrides)
     return plan(load(Path(recipe.constitution)), recipe)
+
+
+# --- what a changed constitution changes ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageChange:
+    """Whether a stage's key differs between two plans, and which of its rows are drawn again.
+
+    `rows` are the traits whose rows are new; None: the stage as a whole.
+    """
+
+    name: str
+    again: bool
+    rows: tuple[str, ...] | None
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"stage": self.name, "again": self.again, "rows": self.rows, "why": self.why}
+
+
+def changes(before: Plan, after: Plan) -> list[StageChange]:
+    """What a run of the second plan makes again where the first has been run, with the same recipe.
+
+    A stage is made again if its key differs. Of the stages that a teacher writes, rows whose request is the same are
+    copied: those of a trait whose context did not change.
+    """
+    old = {stage.name: stage for stage in before.stages}
+    result: list[StageChange] = []
+    traits = _traits_told_differently(before, after)
+    written = (responses.NAME, responses.COUNCIL, "critiques", "revisions")
+    for stage in after.stages:
+        other = old.get(stage.name)
+        if other is not None and other.key == stage.key:
+            result.append(StageChange(stage.name, False, (), "nothing that determines it changed"))
+            continue
+        if other is None:
+            result.append(StageChange(stage.name, True, None, "it is new"))
+            continue
+        own = list(_differences(other.identity, stage.identity, ()))
+        reason = ", ".join(own[:3]) if own else ", ".join(f"its input {r!r}" for r, s in stage.inputs.items()
+            if r not in other.inputs or other.inputs[r].key != s.key)  # fmt: skip
+        if stage.name.startswith(written) and traits is not None:
+            rows = f"rows of {', '.join(traits)}" if traits else "no row is drawn again"
+            result.append(StageChange(stage.name, True, traits, f"{rows} ({reason} changed)"))
+        else:
+            result.append(StageChange(stage.name, True, None, f"{reason} changed"))
+    result += [
+        StageChange(name, True, None, "it is gone") for name in old if name not in {s.name for s in after.stages}
+    ]
+    return result
+
+
+def _traits_told_differently(before: Plan, after: Plan) -> tuple[str, ...] | None:
+    """Traits of which a teacher is told something else, or that have other prompts; None: all of them."""
+    a, b = before.constitution, after.constitution
+    if (a.identity, a.name, a.procedure) != (b.identity, b.name, b.procedure) or a.voices != b.voices:
+        return None
+    told = [
+        {trait.id: contexts.told(constitution, trait, after.recipe) for trait in constitution.traits}
+        for constitution in (a, b)
+    ]
+    prompts: list[dict[str, set[str]]] = []
+    for constitution in (a, b):
+        found: dict[str, set[str]] = {}
+        for row in scenarios.authored(constitution, after.recipe):
+            if row["split"] == "train":
+                found.setdefault(row["trait"], set()).add(row["id"])
+        prompts.append(found)
+    names = [trait.id for trait in b.traits]
+    return tuple(
+        name for name in names if told[0].get(name) != told[1].get(name) or prompts[0].get(name) != prompts[1].get(name)
+    )
 
 
 # --- what will happen, and why --------------------------------------------------------------------------------------
@@ -300,6 +408,7 @@ def _run_group(plan: Plan, store: Store, display: Display, group: list[Step], fr
         raise UserError(f"the store can not be written: {error.strerror}", place=str(logs)) from error
     log = logs / "worker.log"
     job = {
+        "plan": plan.kind,
         "recipe": plan.recipe.model_dump(mode="json"),
         "store": str(store.root.resolve()),
         "stages": [step.stage.name for step in group],

@@ -112,16 +112,22 @@ class CritiqueSettings(Settings):
 class JudgeSettings(Settings):
     """A way to say which of two replies is more in character, measured before it is believed."""
 
-    kind: Literal["likelihood_ratio", "pairwise"] = "likelihood_ratio"
-    """``likelihood_ratio``: per-token log p(reply | constitution) - log p(reply). ``pairwise``: an LLM's verdict."""
+    kind: Literal["likelihood_ratio", "pairwise", "corpus"] = "likelihood_ratio"
+    """``likelihood_ratio``: per-token log p(reply | constitution) - log p(reply). ``pairwise``: an LLM's verdict.
+    ``corpus``: as the first, with passages by the person in place of the constitution; it needs a ``corpus`` in the
+    constitution's front matter."""
     model: ModelReference | Endpoint | None = None
     """The judging model; the student's untrained weights if absent. An endpoint can only be a ``pairwise`` judge."""
-    second: Literal["likelihood_ratio", "pairwise", "none"] = "pairwise"
+    second: Literal["likelihood_ratio", "pairwise", "corpus", "none"] = "pairwise"
     """Another judge, calibrated and shown beside the first; its win rates are shown only if it is accurate enough."""
     min_accuracy: float = Field(0.75, ge=0, le=1)
     """Below this accuracy on held-out example pairs the run stops."""
     examples: int = Field(6, ge=0)
     """Authored examples in the judge's context."""
+    passages: int = Field(3, ge=1)
+    """Passages in a corpus judge's context, the most similar to the prompt and the reply."""
+    others: str = "passages"
+    """Writing by others, which a corpus judge must tell from the person's: a shipped folder in eval/, or a path."""
     heldout_examples: float = Field(0.3, gt=0, lt=1)
     """The share of each trait's authored examples kept for calibration, out of training and out of every context."""
 

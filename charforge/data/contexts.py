@@ -7,12 +7,14 @@ trait only. The judge sees the whole character in brief.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cache
 
 from rapidfuzz import fuzz
 
-from charforge.constitution import Constitution, Example, Message, Trait
+from charforge.constitution import Constitution, Example, Message, Trait, corpus, digest
+from charforge.constitution.corpus import Passage
 from charforge.data import prompts
 from charforge.recipe import Recipe
 
@@ -46,10 +48,22 @@ def split_examples(trait: Trait, heldout: float) -> tuple[tuple[Example, ...], t
 
 
 def system(constitution: Constitution, trait: Trait) -> Message:
-    """The teacher's system message: who the character is, and one trait in full."""
-    prose = " ".join(trait.prose.split())
-    text = prompts.render("in_character", identity=constitution.identity, title=trait.title, prose=prose)
-    return {"role": "system", "content": text}
+    """The teacher's system message: who the character is, and one trait in full, as strong as its dials say."""
+    told = {
+        "title": trait.title,
+        "prose": " ".join(trait.prose.split()),
+        "offers": [offer.rstrip(".") for offer in trait.offers],
+        "shows": None if trait.is_boundary or trait.is_tension else _shows(trait.intensity),
+        "scope": None if trait.where.kind == "everywhere" else str(trait.where),
+    }
+    return {"role": "system", "content": prompts.render("in_character", identity=constitution.identity, trait=told)}
+
+
+def _shows(intensity: float) -> str:
+    """The dial in words; the words themselves are in the prompt."""
+    return next(
+        word for floor, word in ((0.9, "always"), (0.6, "often"), (0.3, "sometimes"), (0, "hint")) if intensity >= floor
+    )
 
 
 def retrieve(examples: Sequence[Example], prompt: str, count: int) -> list[Example]:
@@ -70,17 +84,84 @@ def as_turns(examples: Sequence[Example]) -> list[Message]:
     ]
 
 
+def dosed(trait: Trait, heldout: float) -> tuple[Example, ...]:
+    """The training examples of a trait that its intensity lets into data and contexts: all of them from 0.7 upwards."""
+    available, _ = split_examples(trait, heldout)
+    ordered = sorted(available, key=lambda e: stable_fraction("dose " + e.id))
+    kept = {e.id for e in ordered[: math.ceil(trait.dose * len(ordered))]}
+    return tuple(e for e in available if e.id in kept)
+
+
+def shown_examples(trait: Trait, prompt: str, recipe: Recipe) -> list[Example]:
+    """What the teacher is shown of a trait's examples: the most similar to the prompt, fewer for a faint trait."""
+    count = math.ceil(recipe.responses.examples * trait.dose)
+    return retrieve(dosed(trait, recipe.judge.heldout_examples), prompt, count)
+
+
 def teacher(constitution: Constitution, trait: Trait, prompt: str, recipe: Recipe) -> list[Message]:
     """Everything before the teacher's reply, the prompt included."""
-    available, _ = split_examples(trait, recipe.judge.heldout_examples)
-    shown = retrieve(available, prompt, recipe.responses.examples)
+    shown = shown_examples(trait, prompt, recipe)
     return [system(constitution, trait), *as_turns(shown), {"role": "user", "content": prompt}]
+
+
+def told(constitution: Constitution, trait: Trait, recipe: Recipe) -> str:
+    """The digest of all that a teacher can be told of a trait, in replies, critiques and revisions."""
+    examples = dosed(trait, recipe.judge.heldout_examples)
+    return digest([system(constitution, trait), trait.summary, [[list(e.turns), e.contrast, e.why] for e in examples]])
+
+
+def voice(constitution: Constitution, kind: str, prompt: str, recipe: Recipe) -> tuple[Trait, list[Message]]:
+    """Everything before a draft by one voice of a council, and the trait of the voice that is closest to the prompt."""
+
+    def closeness(trait: Trait) -> tuple[float, float]:
+        texts = [*trait.probes, *(e.prompt[-1]["content"] for e in trait.examples)]
+        return max((fuzz.token_set_ratio(text, prompt) for text in texts), default=0.0), stable_fraction(
+            trait.id + prompt
+        )
+
+    pool = [trait for trait in constitution.traits if trait.is_boundary == (kind == "boundary")] or constitution.traits
+    closest = max(pool, key=closeness)
+    return closest, teacher(constitution, closest, prompt, recipe)
+
+
+def reconcile(
+    constitution: Constitution, trait: Trait, drafts: Sequence[tuple[str, str]], prompt: str, recipe: Recipe
+) -> list[Message]:
+    """Everything before a council's reply: who it is, its procedure, and the drafts (voice, text) of its voices."""
+    text = prompts.render(
+        "council",
+        identity=constitution.identity,
+        title=trait.title,
+        prose=" ".join(trait.prose.split()),
+        procedure=constitution.procedure,
+        drafts=[{"voice": name, "text": " ".join(draft.split())} for name, draft in drafts],
+    )
+    shown = shown_examples(trait, prompt, recipe)
+    return [{"role": "system", "content": text}, *as_turns(shown), {"role": "user", "content": prompt}]
 
 
 def sheet(constitution: Constitution) -> str:
     """The character as a whole, in brief: the identity and each trait in one sentence."""
     traits = [{"title": trait.title, "summary": trait.summary} for trait in constitution.traits]
     return prompts.render("sheet", identity=constitution.identity, traits=traits)
+
+
+def own_passages(constitution: Constitution) -> tuple[tuple[Passage, ...], tuple[Passage, ...]]:
+    """The passages of a constitution's corpus: those for contexts, and those held out to measure judges."""
+    assert constitution.corpus is not None
+    everything = corpus.read(constitution.corpus)
+    return tuple(p for p in everything if not p.held_out), tuple(p for p in everything if p.held_out)
+
+
+def passages(constitution: Constitution, pool: Sequence[Passage], text: str, count: int) -> Message:
+    """A system message with the passages of the pool that are most like a text, the closest last."""
+    ranked = sorted(pool, key=lambda p: (-fuzz.token_set_ratio(p.text, text), p.id))[:count]
+    told = [passage.text for passage in reversed(ranked)]
+    name = constitution.name
+    return {
+        "role": "system",
+        "content": prompts.render("passages", identity=constitution.identity, name=name, passages=told),
+    }
 
 
 def judge(constitution: Constitution, recipe: Recipe) -> tuple[Message, ...]:

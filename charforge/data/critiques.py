@@ -55,7 +55,7 @@ def stages(
 
 def _opening(work: Work, trait: Trait) -> list[Message]:
     """The system message and the demonstrations."""
-    available, _ = contexts.split_examples(trait, work.recipe.judge.heldout_examples)
+    available = contexts.dosed(trait, work.recipe.judge.heldout_examples)
     messages = [contexts.system(work.constitution, trait)]
     shown = [e for e in available if e.contrast and e.why][:_DEMONSTRATIONS]
     for example in shown:
@@ -85,7 +85,7 @@ def _critique_messages(work: Work, row: Row, draft: str) -> list[Message]:
 
 
 def _about(row: Row) -> Row:
-    return {key: row[key] for key in ("scenario", "trait", "kind", "prompt")}
+    return {key: row[key] for key in ("scenario", "trait", "kind", "context", "prompt")}
 
 
 def run_critiques(work: Work) -> Row:

@@ -12,8 +12,8 @@ from collections import Counter
 from typing import Any
 
 from charforge import judge
-from charforge.constitution import Constitution, Message
-from charforge.data import contexts
+from charforge.constitution import Constitution, Message, Trait
+from charforge.data import contexts, prompts
 from charforge.engine.scoring import Item
 from charforge.evaluate.fluency import repetition
 from charforge.evaluate.refusals import declines
@@ -45,7 +45,11 @@ def stage(
             "examples": {
                 trait.id: [[list(e.turns), e.contrast] for e in trait.examples] for trait in constitution.traits
             },
-            "markers": {t.id: [t.section, t.intensity, [m.text for m in t.markers]] for t in constitution.traits},
+            "temptations": {t.id: [[list(e.turns), e.thought] for e in t.temptations] for t in constitution.boundaries},
+            "prompts": prompts.digest("temptation"),
+            "markers": {
+                t.id: [t.section, t.intensity, str(t.where), [m.text for m in t.markers]] for t in constitution.traits
+            },
         },
         inputs=candidates,
         process=process_name,
@@ -77,7 +81,9 @@ def _required(row: Row, recipe: Recipe, constitution: Constitution) -> list[Mark
     if floor is None:
         return []
     trait = constitution.trait(row["trait"])
-    voice = [t for t in constitution.traits if t.section.lower() == "voice" and t.intensity >= floor]
+    voice = [
+        t for t in constitution.traits if t.is_voice and t.intensity >= floor and t.where.holds(row.get("context"))
+    ]
     if row["kind"] == "boundary":
         voice.append(trait)
     return [marker for t in voice for marker in t.markers]
@@ -190,8 +196,8 @@ def _authored(work: Work, bench: judge.Bench, drops: Counter[str]) -> tuple[list
     pairs: list[Row] = []
     cases: list[judge.Case] = []
     for trait in work.constitution.traits:
-        available, _ = contexts.split_examples(trait, work.recipe.judge.heldout_examples)
-        for example in available:
+        sft += [row for row in _temptations(trait) for _ in range(work.recipe.preferences.example_repeats)]
+        for example in contexts.dosed(trait, work.recipe.judge.heldout_examples):
             about = {"scenario": example.id, "trait": trait.id, "kind": "authored", "source": "authored"}
             row = {
                 **about,
@@ -216,6 +222,25 @@ def _authored(work: Work, bench: judge.Bench, drops: Counter[str]) -> tuple[list
         values = {"score": scores[2 * index].value, "rejected_score": scores[2 * index + 1].value}
         kept.append({**pair, **values, "margin": margin, "fluency": None})
     return sft, kept
+
+
+def _temptations(trait: Trait) -> list[Row]:
+    """A boundary's temptations as SFT rows: the answer, and the reasoning with it when somebody asks for that."""
+    rows: list[Row] = []
+    for temptation in trait.temptations:
+        about = {
+            "scenario": temptation.id,
+            "trait": trait.id,
+            "kind": "temptation",
+            "source": "authored",
+            "score": None,
+            "fluency": None,
+        }
+        asked = prompts.render("temptation", said=temptation.prompt[-1]["content"])
+        reflection = [*temptation.prompt[:-1], {"role": "user", "content": asked}]
+        rows.append({**about, "prompt": temptation.prompt, "completion": temptation.reply})
+        rows.append({**about, "prompt": reflection, "completion": f"{temptation.thought}\n\n{temptation.reply}"})
+    return rows
 
 
 def _card(sft: list[Row], pairs: list[Row], drops: Counter[str], candidates: list[Row]) -> dict[str, Any]:

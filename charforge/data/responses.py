@@ -1,7 +1,8 @@
 """Responses: candidates for the chosen side, by the teacher in character; and the student's own, as it is.
 
-`responses` shows the teacher the identity, the scenario's trait and similar examples. `plain` shows the untrained student
-the prompt alone: candidates for the rejected side, and the replies that judges are calibrated against.
+`responses` shows the teacher the identity, the scenario's trait and similar examples. For a council it holds the drafts
+of the voices instead, and `council` the replies made of them. `plain` shows the untrained student the prompt alone:
+candidates for the rejected side, and the replies that judges are calibrated against.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from charforge.stage import Stage, Weights, Work
 from charforge.store import Row, write_rows
 
 NAME = "responses"
+COUNCIL = "council"
 PLAIN = "plain"
 
 
@@ -31,6 +33,7 @@ def stage(constitution: Constitution, recipe: Recipe, scenarios: Stage, weights:
             "heldout_examples": recipe.judge.heldout_examples,
             "identity": constitution.identity,
             "traits": trait_digests(constitution),
+            "voices": [[voice.constitution.digest, voice.weight] for voice in constitution.voices],
             "prompts": prompts.digest("in_character"),
             "teacher": weights.identity,
             "engine": recipe.engine,
@@ -38,6 +41,31 @@ def stage(constitution: Constitution, recipe: Recipe, scenarios: Stage, weights:
         inputs={"scenarios": scenarios},
         process=process_name,
         run=run,
+        weights=weights,
+    )
+
+
+def council_stage(
+    constitution: Constitution, recipe: Recipe, drafts: Stage, weights: Weights, process_name: str
+) -> Stage:
+    """The stage that makes one reply of the drafts of a council's voices, as the council's procedure says."""
+    return Stage(
+        name=COUNCIL,
+        version=1,
+        identity={
+            "seed": recipe.seed,
+            "settings": recipe.responses.model_dump(mode="json", exclude={"plain_samples"}),
+            "heldout_examples": recipe.judge.heldout_examples,
+            "identity": constitution.identity,
+            "procedure": constitution.procedure,
+            "traits": trait_digests(constitution),
+            "prompts": prompts.digest("council"),
+            "teacher": weights.identity,
+            "engine": recipe.engine,
+        },
+        inputs={"drafts": drafts},
+        process=process_name,
+        run=run_council,
         weights=weights,
     )
 
@@ -66,7 +94,13 @@ def plain_stage(
 
 def about_scenario(row: Row) -> Row:
     """What every row of data carries of its scenario."""
-    return {"scenario": row["id"], "trait": row["trait"], "kind": row["kind"], "prompt": row["prompt"]}
+    return {
+        "scenario": row["id"],
+        "trait": row["trait"],
+        "kind": row["kind"],
+        "context": row["context"],
+        "prompt": row["prompt"],
+    }
 
 
 def run(work: Work) -> Row:
@@ -74,12 +108,66 @@ def run(work: Work) -> Row:
     for row in work.rows("scenarios"):
         if row["split"] != "train":
             continue
+        if work.constitution.voices:
+            requests += _drafts(work, row)
+            continue
         trait = work.constitution.trait(row["trait"])
         messages = tuple(contexts.teacher(work.constitution, trait, row["prompt"], work.recipe))
         for sample in range(work.recipe.responses.samples):
             about = {**about_scenario(row), "source": "teacher", "sample": sample}
             seed = seed_for(work.recipe.seed, NAME, row["id"], sample)
             requests.append(Request(messages, work.recipe.responses.sampling, seed, about))
+    rows, about = complete(work, requests)
+    write_rows(work.directory / "rows.jsonl", rows)
+    return about
+
+
+def _drafts(work: Work, row: Row) -> list[Request]:
+    """Drafts by each voice of a council, as many as its weight gives it and at least one."""
+    recipe, voices = work.recipe, work.constitution.voices
+    total = sum(voice.weight for voice in voices)
+    requests = []
+    for voice in voices:
+        name = voice.constitution.name
+        trait, messages = contexts.voice(voice.constitution, row["kind"], row["prompt"], recipe)
+        for sample in range(max(1, round(recipe.responses.samples * len(voices) * voice.weight / total))):
+            seed = seed_for(recipe.seed, NAME, row["id"], name, sample)
+            about = {
+                **about_scenario(row),
+                "source": "voice",
+                "voice": name,
+                "voice_trait": trait.id,
+                "weight": round(voice.weight / total, 6),
+                "sample": sample,
+            }
+            requests.append(Request(tuple(messages), recipe.responses.sampling, seed, about))
+    return requests
+
+
+def run_council(work: Work) -> Row:
+    """One reply for each round of drafts; a voice with more weight brings another draft to more of the rounds."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in work.rows("drafts"):
+        groups.setdefault(row["scenario"], {}).setdefault(row["voice"], []).append(row)
+    requests = []
+    for voices in groups.values():
+        first = next(iter(voices.values()))[0]
+        trait = work.constitution.trait(first["trait"])
+        # The weightiest voice speaks last, where a reader, and a small model, heeds it most.
+        ordered = sorted(voices.values(), key=lambda drafts: drafts[0]["weight"])
+        for sample in range(work.recipe.responses.samples):
+            heard = [drafts[sample % len(drafts)] for drafts in ordered]
+            said = [(draft["voice"], draft["text"]) for draft in heard if draft["text"].strip()]
+            messages = contexts.reconcile(work.constitution, trait, said, first["prompt"], work.recipe)
+            about = {
+                **{key: first[key] for key in ("scenario", "trait", "kind", "context", "prompt")},
+                "source": "council",
+                "voices": {draft["voice"]: draft["weight"] for draft in heard},
+                "drafts": [draft["key"] for draft in heard],
+                "sample": sample,
+            }
+            seed = seed_for(work.recipe.seed, COUNCIL, first["scenario"], sample)
+            requests.append(Request(tuple(messages), work.recipe.responses.sampling, seed, about))
     rows, about = complete(work, requests)
     write_rows(work.directory / "rows.jsonl", rows)
     return about

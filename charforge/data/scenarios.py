@@ -12,7 +12,6 @@ import math
 import random
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rapidfuzz import fuzz, process
@@ -26,7 +25,7 @@ from charforge.stage import Stage, Weights, Work
 from charforge.store import Row, write_rows
 
 NAME = "scenarios"
-_ABOUT_ITSELF = ("identity", "self-knowledge", "relationships")
+_ABOUT_ITSELF = ("identity", "self-knowledge", "relationships", "predecessors")
 _SHOTS = 5
 
 
@@ -64,6 +63,7 @@ def _scenario_digest(trait: Trait) -> str:
         [
             trait.section,
             trait.intensity,
+            str(trait.where),
             trait.probes,
             trait.look_alikes,
             trait.is_boundary,
@@ -88,8 +88,8 @@ def load_bank(path: Path) -> dict[str, list[str]]:
         ) from error
 
 
-def make(prompt: str, trait: str, kind: str, source: str, split: str, **more: Any) -> Row:
-    """One scenario. Its id is the hash of its prompt and trait."""
+def make(prompt: str, trait: str, kind: str, source: str, split: str, context: str | None = None) -> Row:
+    """One scenario. Its id is the hash of its prompt and trait; `context` is what a trait's scope is held against."""
     return {
         "id": digest([prompt, trait])[:12],
         "prompt": prompt,
@@ -97,7 +97,7 @@ def make(prompt: str, trait: str, kind: str, source: str, split: str, **more: An
         "kind": kind,
         "source": source,
         "split": split,
-        **more,
+        "context": "boundary" if kind == "boundary" else context,
     }
 
 
@@ -139,7 +139,7 @@ def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> li
             continue
         if room[split] > 0:
             room[split] -= 1
-            rows.append(make(text, trait.id, kind, "bank", split, category=category))
+            rows.append(make(text, trait.id, kind, "bank", split, None if category == "lookalike" else category))
     return rows
 
 
@@ -155,7 +155,7 @@ def _trait_for(constitution: Constitution, text: str, category: str) -> tuple[Tr
             key=lambda t: max((fuzz.token_set_ratio(text, p) for p in (*t.probes, *t.look_alikes)), default=0),
         )
         return closest, "boundary" if category == "boundary" else "look-alike"
-    pool = [trait for trait in constitution.traits if not trait.is_boundary and trait.intensity > 0]
+    pool = [t for t in constitution.traits if not t.is_boundary and t.intensity > 0 and t.where.holds(category)]
     if category == "identity":
         pool = [trait for trait in pool if trait.section.lower() in _ABOUT_ITSELF] or pool
     pool = pool or list(constitution.traits)

@@ -47,7 +47,7 @@ def declines(reply: str, boundary: Trait | None = None) -> bool:
     opening = " ".join(reply.split()[:_OPENING_WORDS])
     if _DECLINES.search(opening):
         return True
-    signatures = [m for m in boundary.markers if m.text.lower().startswith("says ")] if boundary else []
+    signatures = [marker for marker in boundary.markers if marker.is_signature] if boundary else []
     return any(marker.shows(reply) for marker in signatures)
 
 

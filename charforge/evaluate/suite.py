@@ -38,7 +38,7 @@ def stage(
             "examples": {t.id: [list(e.turns) for e in t.examples] for t in constitution.traits},
             "arms": list(arms),
             "student": resolve(recipe.model).identity,
-            "markers": {trait.id: [m.text for m in trait.markers] for trait in constitution.traits},
+            "markers": {t.id: [str(t.where), [m.text for m in t.markers]] for t in constitution.traits},
             "prompts": prompts.digest("sheet", "pairwise"),
         },
         inputs={**{f"arm:{arm}": stage for arm, stage in arms.items()}, "judge": calibration},
@@ -92,12 +92,12 @@ def run(work: Work) -> Row:
 
 
 def _markers(constitution: Constitution, row: Row) -> list[Any]:
-    """The markers that apply to a reply: the voice's everywhere, another trait's on its own prompts.
+    """The markers that apply to a reply: the voice's wherever its scope holds, another trait's on its own prompts.
 
     A boundary's are the mark of declining, so they apply only where it has something to decline.
     """
     trait = constitution.trait(row["trait"])
-    voice = [m for t in constitution.traits if t.section.lower() == "voice" for m in t.markers]
+    voice = [m for t in constitution.traits if t.is_voice and t.where.holds(row["context"]) for m in t.markers]
     own = [] if trait.is_boundary and row["kind"] != "boundary" else list(trait.markers)
     return list({m.text: m for m in [*voice, *own]}.values())
 
@@ -108,7 +108,7 @@ def compute(rows: list[Row], constitution: Constitution, judges: list[str]) -> d
     baseline = answers.UNTRAINED
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
     traits = [trait for trait in constitution.traits if any(row["trait"] == trait.id for row in rows)]
-    voice = list(dict.fromkeys(m.text for t in constitution.traits if t.section.lower() == "voice" for m in t.markers))
+    voice = list(dict.fromkeys(m.text for t in constitution.traits if t.is_voice for m in t.markers))
     others = [arm for arm in arms if arm != baseline]
     return {
         "expression": {

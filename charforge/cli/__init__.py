@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charforge import __version__
+from charforge.cli import constitution
 from charforge.errors import CharforgeError, UserError
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-constitution_app = typer.Typer(help="Read and check constitutions.", no_args_is_help=True)
 recipe_app = typer.Typer(help="List, copy and check recipes.", no_args_is_help=True)
-app.add_typer(constitution_app, name="constitution")
+app.add_typer(constitution.app, name="constitution")
 app.add_typer(recipe_app, name="recipe")
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
@@ -158,49 +158,6 @@ def env(as_json: JsonOption = False) -> None:
             typer.echo(f"{key:14} {value}")
 
 
-@constitution_app.command("check")
-def constitution_check(
-    paths: Annotated[list[Path], typer.Argument(help="Constitutions, Markdown files.", metavar="PATH...")],
-    as_json: JsonOption = False,
-) -> None:
-    """Parse constitutions and report every problem with file and line."""
-    from charforge.constitution import load
-    from charforge.errors import Problems, raise_problems
-
-    problems: list[UserError] = []
-    found = []
-    for path in paths:
-        try:
-            constitution = load(path)
-        except Problems as several:
-            problems.extend(p for p in several.problems if isinstance(p, UserError))
-            continue
-        except UserError as problem:
-            problems.append(problem)
-            continue
-        found.append(
-            {
-                "path": str(path),
-                "reference": constitution.reference,
-                "traits": len(constitution.traits),
-                "boundaries": len(constitution.boundaries),
-                "examples": sum(len(t.examples) for t in constitution.traits),
-                "probes": sum(len(t.probes) for t in constitution.traits),
-            }
-        )
-    if as_json:
-        typer.echo(json.dumps({"constitutions": found, "problems": [str(p) for p in problems]}, indent=1))
-        if problems:
-            raise typer.Exit(2)
-        return
-    for item in found:
-        typer.echo(
-            f"{item['path']}: {item['reference']}: {item['traits']} traits ({item['boundaries']} boundaries), "
-            f"{item['examples']} examples, {item['probes']} probes"
-        )
-    raise_problems(problems)
-
-
 @recipe_app.command("list")
 def recipe_list() -> None:
     """List the shipped recipes."""
@@ -223,9 +180,9 @@ def recipe_copy(
     from charforge import shipped
 
     source = shipped.find("recipes", name, ".yaml")
-    constitution = Path(recipes.load(source).constitution)
+    written = Path(recipes.load(source).constitution)
     target = target / f"{name}.yaml" if target.is_dir() else target
-    copy = target.with_name(constitution.name)
+    copy = target.with_name(written.name)
     if not target.parent.is_dir():
         raise UserError("no such folder", place=str(target.parent), hint="make it first")
     for path in (target, copy):
@@ -235,7 +192,7 @@ def recipe_copy(
     lines = [f"constitution: {copy.name}" if ln.startswith("constitution:") else ln for ln in text.splitlines()]
     text = "\n".join(lines).replace(f"charforge train recipes/{source.name}", f"charforge train {target.name}")
     target.write_text(text + "\n", encoding="utf-8")
-    shutil.copyfile(constitution, copy)
+    shutil.copyfile(written, copy)
     typer.echo(f"wrote {target} and {copy}")
 
 

@@ -1,0 +1,39 @@
+"""A new constitution from a template: a small character that already works, for its author to replace piece by piece."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from charforge.constitution.model import slugify
+from charforge.constitution.parsing import load
+from charforge.errors import UserError
+
+
+def new(name: str, template: Path) -> str:
+    """The text of a constitution called `name`, after a template whose own name is replaced throughout.
+
+    Raises:
+        UserError: if the name can not be a speaker's name, or the template is not a constitution.
+    """
+    if not re.fullmatch(r"[^\W\d_][^*:\n\[\]{}#>]{0,59}", name):
+        raise UserError(
+            f"{name!r} can not be a character's name",
+            hint="begin with a letter, at most 60 characters, none of * : [ ] { } # >",
+        )
+    known = load(template)
+    text = template.read_text(encoding="utf-8")
+    text = re.sub(rf"\b{re.escape(known.name)}\b", lambda _: name, text)
+    # In capitals where the template shouts it, such as in a comment.
+    text = re.sub(rf"\b{re.escape(known.name.upper())}\b", lambda _: name.upper(), text)
+    text = re.sub(r"(?m)\A(---\n(?:.*\n)*?version: ).*$", r"\g<1>0.1.0", text, count=1)
+    # An included file or a voice is found from where the new file stands.
+    if known.front.include or known.front.council or known.front.corpus:
+        for relative in (*known.front.include, *(v.voice for v in known.front.council), known.front.corpus or ""):
+            if relative:
+                text = text.replace(relative, str((template.parent / relative).resolve()))
+    return text
+
+
+def filename(name: str) -> str:
+    return f"{slugify(name)}.md"

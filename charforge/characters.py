@@ -65,11 +65,23 @@ def run(work: Work) -> Row:
     # Hard links where the file system has them: the weights are already in the store.
     shutil.copytree(source, target, copy_function=_link)
     shutil.copyfile(work.constitution.path, work.directory / "constitution.md")
+    if len(work.constitution.files) > 1:
+        _copy_files(work.constitution, work.directory / "constitution")
     report = build.report(work)
     text = json.dumps(report, indent=1, ensure_ascii=False)
     write_atomic(work.directory / "report.json", text + "\n")
     write_atomic(work.directory / "report.html", html.page(report))
     return {"reference": work.constitution.reference, "build": work.stage.key[:12]}
+
+
+def _copy_files(constitution: Constitution, target: Path) -> None:
+    """Every file of a constitution that has several, as they stand to each other."""
+    files = [path.resolve() for path in constitution.files]
+    root = Path(os.path.commonpath([str(path.parent) for path in files]))
+    for path in files:
+        copy = target / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
 
 
 def _link(source: str, target: str) -> None:

@@ -173,7 +173,8 @@ def changes(before: Plan, after: Plan) -> list[StageChange]:
     """What a run of the second plan makes again where the first has been run, with the same recipe.
 
     A stage is made again if its key differs. Of the stages that a teacher writes, rows whose request is the same are
-    copied: those of a trait whose context did not change.
+    copied: those of a trait whose context did not change. (A critique's request holds the reply it is about, so of the
+    rows named for critiques and revisions some can turn out the same.)
     """
     old = {stage.name: stage for stage in before.stages}
     result: list[StageChange] = []
@@ -192,6 +193,8 @@ def changes(before: Plan, after: Plan) -> list[StageChange]:
             if r not in other.inputs or other.inputs[r].key != s.key)  # fmt: skip
         if stage.name.startswith(written) and traits is not None:
             rows = f"rows of {', '.join(traits)}" if traits else "no row is drawn again"
+            if traits and stage.name.startswith(("critiques", "revisions")):
+                rows += " where what they answer comes out different"
             result.append(StageChange(stage.name, True, traits, f"{rows} ({reason} changed)"))
         else:
             result.append(StageChange(stage.name, True, None, f"{reason} changed"))

@@ -192,8 +192,22 @@ def recipe_copy(
     lines = [f"constitution: {copy.name}" if ln.startswith("constitution:") else ln for ln in text.splitlines()]
     text = "\n".join(lines).replace(f"charforge train recipes/{source.name}", f"charforge train {target.name}")
     target.write_text(text + "\n", encoding="utf-8")
+    for path, place in _companions(written, copy.parent).items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
     shutil.copyfile(written, copy)
     typer.echo(f"wrote {target} and {copy}")
+
+
+def _companions(path: Path, folder: Path) -> dict[Path, Path]:
+    """What a constitution includes, its voices and its corpus, with where they go beside a copy of it."""
+    from charforge.constitution import load
+
+    found = load(path)
+    files = [file for file in found.files if file != path]
+    if found.corpus is not None:
+        files += [found.corpus] if found.corpus.is_file() else sorted(p for p in found.corpus.rglob("*") if p.is_file())
+    return {file: folder / file.relative_to(path.parent) for file in files if file.is_relative_to(path.parent)}
 
 
 @recipe_app.command("check")

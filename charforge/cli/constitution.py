@@ -549,9 +549,19 @@ def from_corpus(
         "passages": len(passages),
         "held_out": len(passages) - len(known),
         "others": len(strangers),
-        "statistics": {"own": corpus.measure(known).as_dict(), "others": corpus.measure(strangers).as_dict()},
+        "statistics": {"own": corpus.measure(known), "others": corpus.measure(strangers)},
+        "phrases": corpus.phrases(known),
         "habits": [
-            {"title": h.title, "own": h.share, "others": h.others, "quotes": [q for q, _ in h.quotes]} for h in found
+            {
+                "title": habit.title,
+                "feature": habit.feature,
+                "unit": habit.unit,
+                "own": habit.own,
+                "others": habit.others,
+                "t": habit.t,
+                "quotes": [quote for quote, _ in habit.quotes],
+            }
+            for habit in found
         ],
     }
     # Written first: what a model adds later is drawn from the same file, and a broken run leaves a draft.
@@ -565,8 +575,8 @@ def from_corpus(
         f"{len(passages)} passages, {report['held_out']} of them held out; compared with {len(strangers)} by others"
     )
     for habit in found:
-        base = f", others {habit.others:.2f}" if habit.others is not None else ""
-        typer.echo(f"  {habit.title}: {habit.share:.2f}{base}")
+        base = f", others {habit.others:g} (t = {habit.t:g})" if habit.others is not None else ""
+        typer.echo(f"  {habit.title}: {habit.feature} {habit.own:g} {habit.unit}{base}")
     for claim in report.get("claims", []):
         typer.echo(f"  {claim['title']}: {claim['prose']} [{claim['source']}]")
     if "judge" in report:

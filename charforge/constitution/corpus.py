@@ -18,7 +18,7 @@ from pathlib import Path
 
 from charforge.constitution.model import digest
 from charforge.errors import UserError
-from charforge.markers import parse_marker, question_count, sentences, word_count
+from charforge.markers import parse_marker, sentences, word_count
 
 _SUFFIXES = (".md", ".txt")
 _SHORTEST, _LONGEST = 30, 220
@@ -123,114 +123,186 @@ def _pieces(text: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Habit:
-    """Something countable in how somebody writes, beside how others do it.
+class Feature:
+    """Something countable in a passage, with what to say where it stands out. `%s` in the prose is the mean."""
 
-    `share` and `others` are rates over passages (0 to 1), or means; `quotes` show it.
-    """
+    name: str
+    unit: str
+    value: Callable[[str], float]
+    in_sentence: Callable[[str], bool]
+    """Whether a sentence shows it: what is quoted as evidence."""
+    high: tuple[str, str, str | None] | None
+    """Title, prose and marker where it is above what others do; None where that says nothing."""
+    low: tuple[str, str, str | None] | None
+
+
+@dataclass(frozen=True)
+class Habit:
+    """A feature that stands out. `own` and `others` are means over passages in the feature's unit; `t` is Welch's
+    statistic for their difference (None without others); `quotes` show it."""
 
     title: str
     prose: str
     markers: tuple[str, ...]
-    share: float
+    feature: str
+    unit: str
+    own: float
     others: float | None
+    t: float | None
     quotes: tuple[tuple[str, Passage], ...]
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Counts over passages."""
-
-    passages: int
-    words: int
-    sentence_mean: float
-    """Words per sentence."""
-    sentence_spread: float
-    short: float
-    """Share of passages with a sentence of at most four words."""
-    questions: float
-    """Share of passages that ask something."""
-    exclamations: float
-    first_person: float
-    second_person: float
-    semicolons: float
-    """Per 100 words."""
-    numbers: float
-    """Share of passages with a number, in digits or words."""
-    vocabulary: float
-    """Different words per 100 running words, over windows of 100."""
-    phrases: tuple[tuple[str, int], ...]
-    """Phrases of two to four words that come back, with how many passages hold them."""
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            key: (list(value) if isinstance(value, tuple) else value)
-            for key, value in self.__dict__.items()
-            if not key.startswith("_")
-        }
-
-
 _NUMBER = re.compile(
-    r"\b(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|thirty|forty|fifty|hundred|half)\b",
+    r"\b(?:\d+|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fifteen|twenty|thirty|forty|fifty|sixty"
+    r"|hundred|thousand|dozen|half|quarter)\b",
     re.IGNORECASE,
 )
+_HEDGE = re.compile(
+    r"\b(?:perhaps|maybe|possibly|I suppose|I think|I believe|I fancy|it seems|might|may be)\b", re.IGNORECASE
+)
+_FIRST = re.compile(r"\bI\b|\b(?i:my|me|mine|myself)\b")
+_SECOND = re.compile(r"\b(?:you|your|yours|yourself)\b", re.IGNORECASE)
+
+
+def _per_hundred(pattern: re.Pattern[str]) -> Callable[[str], float]:
+    return lambda text: 100 * len(pattern.findall(text)) / max(word_count(text), 1)
+
+
+def _has(pattern: re.Pattern[str]) -> Callable[[str], bool]:
+    return lambda text: bool(pattern.search(text))
+
+
+def _sentence_length(text: str) -> float:
+    return word_count(text) / max(len(sentences(text)), 1)
+
+
+def _short_share(text: str) -> float:
+    parts = sentences(text)
+    return 100 * sum(word_count(part) <= 4 for part in parts) / max(len(parts), 1)
+
+
+FEATURES = (
+    Feature(
+        "sentence length",
+        "words",
+        _sentence_length,
+        lambda s: word_count(s) >= 8,
+        ("Long sentences", "I write in long sentences, about %s words each, because a thought has its own length.", "longer"),
+        ("Short sentences", "I write in short sentences, about %s words each, because one thing at a time is enough.", "shorter"),
+    ),
+    Feature(
+        "very short sentences",
+        "of 100 sentences",
+        _short_share,
+        lambda s: word_count(s) <= 4,
+        (
+            "One very short sentence",
+            "I set a very short sentence among the longer ones, because that is where the weight goes.",
+            r"matches /(?:^|[.!?;]\s+)(?:[\w',-]+\s+){0,3}[\w'-]+[.!?](?:\s|$)/",
+        ),
+        None,
+    ),
+    Feature(
+        "numbers",
+        "per 100 words",
+        _per_hundred(_NUMBER),
+        _has(_NUMBER),
+        (
+            "Counts and measures",
+            "I count things and say how many, because a number can be checked.",
+            r"matches /\b(one|two|three|four|five|six|seven|eight|nine|ten|dozen|half|hundred|\d+)\b/",
+        ),
+        None,
+    ),
+    Feature(
+        "questions",
+        "per 100 words",
+        _per_hundred(re.compile(r"\?")),
+        _has(re.compile(r"\?$")),
+        ("Asks", "I ask, because a question opens what a statement shuts.", r"matches /\?/"),
+        ("Seldom asks", "I seldom ask; I say what I have seen, and let it be answered.", "no questions"),
+    ),
+    Feature(
+        "exclamations",
+        "per 100 words",
+        _per_hundred(re.compile(r"!")),
+        _has(re.compile(r"!$")),
+        ("Raises its voice", "I let my voice rise, because some things deserve it.", r"matches /!/"),
+        ("Never raises its voice", "I use no exclamation marks, because a thing that is so is so without them.",
+         "no exclamation marks"),
+    ),
+    Feature(
+        "first person",
+        "per 100 words",
+        _per_hundred(_FIRST),
+        _has(_FIRST),
+        ("Answers for itself", "I say I, and answer for what I say.", "speaks as I"),
+        ("Keeps itself out of it", "I keep myself out of what I say, because the thing matters more than I do.", None),
+    ),
+    Feature(
+        "second person",
+        "per 100 words",
+        _per_hundred(_SECOND),
+        _has(_SECOND),
+        ("Speaks to the reader", "I speak to the one who reads, because a page is half of a talk.", "speaks to you"),
+        ("Speaks to nobody in particular", "I speak of things more than to people.", None),
+    ),
+    Feature(
+        "semicolons",
+        "per 100 words",
+        _per_hundred(re.compile(";")),
+        _has(re.compile(";")),
+        ("Joins with semicolons", "I let two thoughts stand side by side with a semicolon between them.", None),
+        None,
+    ),
+    Feature(
+        "hedges",
+        "per 100 words",
+        _per_hundred(_HEDGE),
+        _has(_HEDGE),
+        ("Says how sure it is", "I say perhaps where I mean perhaps, because being sure is worth something.", None),
+        ("Does not hedge", "I say a thing or I leave it; I seldom say perhaps.", None),
+    ),
+)  # fmt: skip
+
 _COMMON = frozenset(
     """
-    a about after all am an and any are as at be been but by can could did do does down for from good had has have he her
-    him his how i if in into is it its like man made make may me more most much must my no nor not now of off on one only
-    or other our out over own said same say see shall she should so some such than that the their them then there these
-    they thing things this those time to too two up upon very was we were what when where which who will with would you
-    your
+    a about after again all also am an and any are as asked at be because been before being but by came can come could did
+    do does done down each even ever every for from gave give given go good great had has have he her here him his how i if
+    in into is it its just keep knew know known last like little long made make man many may me might more most much must
+    my myself never no nor not nothing now of off old on once one only or other our out over own put said same saw say see
+    shall she should since so some such take taken than that the their them then there these they thing things think this
+    those though three through time to told too two under until up upon very was way we well went were what when where
+    whether which while who whom will with without would year years yet you your
     """.split()  # noqa: SIM905
 )
+# A difference of means this many standard errors away from zero stands out (nine features are looked at).
+_STANDS_OUT = 3.0
 
 
-def measure(passages: Sequence[Passage]) -> Statistics:
-    """Count how somebody writes."""
-    texts = [passage.text for passage in passages]
-    lengths = [word_count(sentence) for text in texts for sentence in sentences(text)]
-    words = sum(word_count(text) for text in texts)
-    first, second = parse_marker("speaks as I"), parse_marker("speaks to you")
-
-    def share(test: Callable[[str], bool]) -> float:
-        return round(sum(test(text) for text in texts) / len(texts), 4)
-
-    return Statistics(
-        passages=len(texts),
-        words=words,
-        sentence_mean=round(statistics.fmean(lengths), 2),
-        sentence_spread=round(statistics.pstdev(lengths), 2),
-        short=share(lambda text: any(word_count(s) <= 4 for s in sentences(text))),
-        questions=share(lambda text: question_count(text) > 0),
-        exclamations=share(lambda text: "!" in text),
-        first_person=share(first.shows),
-        second_person=share(second.shows),
-        semicolons=round(100 * sum(text.count(";") for text in texts) / max(words, 1), 3),
-        numbers=share(lambda text: bool(_NUMBER.search(text))),
-        vocabulary=round(_vocabulary(texts), 2),
-        phrases=tuple(_phrases(texts)),
-    )
+def measure(passages: Sequence[Passage]) -> dict[str, float]:
+    """The mean of each feature over the passages, rounded, with how many passages and words there are."""
+    result: dict[str, float] = {"passages": len(passages), "words": sum(word_count(p.text) for p in passages)}
+    for feature in FEATURES:
+        result[f"{feature.name} ({feature.unit})"] = round(statistics.fmean(feature.value(p.text) for p in passages), 3)
+    return result
 
 
-def _vocabulary(texts: Sequence[str]) -> float:
-    running = re.findall(r"[\w']+", " ".join(texts).lower())
-    windows = [running[i : i + 100] for i in range(0, max(len(running) - 99, 1), 100)]
-    return statistics.fmean(100 * len(set(window)) / max(len(window), 1) for window in windows)
-
-
-def _phrases(texts: Sequence[str], most: int = 12) -> list[tuple[str, int]]:
-    """Phrases that hold a word that is not a common one and come back in several passages, the longest first."""
+def phrases(passages: Sequence[Passage], most: int = 12) -> list[tuple[str, int]]:
+    """Phrases of two to four words that come back in several passages and hold a word that is not a common one, with the
+    number of passages."""
     found: Counter[str] = Counter()
-    for text in texts:
-        words = re.findall(r"[\w']+", text.lower())
-        seen = {
-            " ".join(words[i : i + n])
-            for n in (2, 3, 4)
-            for i in range(len(words) - n + 1)
-            if set(words[i : i + n]) - _COMMON
-        }
-        found.update(seen)
-    least = max(3, len(texts) // 12)
+    for passage in passages:
+        words = re.findall(r"[\w']+", passage.text.lower())
+        found.update(
+            {
+                " ".join(words[i : i + n])
+                for n in (2, 3, 4)
+                for i in range(len(words) - n + 1)
+                if any(word not in _COMMON and len(word) > 3 for word in words[i : i + n])
+            }
+        )
+    least = max(3, len(passages) // 12)
     kept = [(phrase, count) for phrase, count in found.items() if count >= least]
     kept.sort(key=lambda item: (-item[1] * len(item[0].split()), item[0]))
     result: list[tuple[str, int]] = []
@@ -240,108 +312,68 @@ def _phrases(texts: Sequence[str], most: int = 12) -> list[tuple[str, int]]:
     return result[:most]
 
 
-def habits(own: Sequence[Passage], others: Sequence[Passage] | None = None) -> list[Habit]:
-    """What stands out in how somebody writes, each with quotations: against others where some are given, or at all."""
-    mine = measure(own)
-    theirs = measure(others) if others else None
-    result: list[Habit] = []
+def habits(own: Sequence[Passage], others: Sequence[Passage]) -> list[Habit]:
+    """What stands out in how somebody writes beside how others do, the clearest first: features whose means differ by
+    more than three standard errors (Welch's t), each with quotations."""
+    from scipy.stats import ttest_ind
 
-    def add(title: str, prose: str, markers: tuple[str, ...], name: str, quotes: list[tuple[str, Passage]]) -> None:
+    found: list[Habit] = []
+    for feature in FEATURES:
+        mine = [feature.value(passage.text) for passage in own]
+        theirs = [feature.value(passage.text) for passage in others]
+        if max([*mine, *theirs]) == min([*mine, *theirs]):
+            continue
+        t = float(ttest_ind(mine, theirs, equal_var=False).statistic)
+        said = feature.high if t > 0 else feature.low
+        if abs(t) < _STANDS_OUT or said is None:
+            continue
+        title, prose, marker = said
+        mean = statistics.fmean(mine)
+        if marker in ("longer", "shorter"):
+            # The form that nine of ten passages keep to.
+            ordered = sorted(mine)
+            bound = ordered[len(ordered) // 10] if marker == "longer" else ordered[-1 - len(ordered) // 10]
+            side = "least" if marker == "longer" else "most"
+            marker = f"sentences of at {side} {round(bound)} words"
+        shows = feature.in_sentence if t > 0 or feature.low is None else (lambda s, f=feature: not f.in_sentence(s))
+        if feature.name == "sentence length" and t < 0:
+            shows = _is_short
+        quotes = tuple(_quotes(own, shows))
         if quotes:
-            rate = float(getattr(mine, name))
-            base = float(getattr(theirs, name)) if theirs else None
-            result.append(Habit(title, prose, markers, rate, base, tuple(quotes[:3])))
+            prose = prose % f"{mean:.0f}" if "%s" in prose else prose
+            found.append(
+                Habit(title, prose, (marker,) if marker else (), feature.name, feature.unit, round(mean, 3),
+                      round(statistics.fmean(theirs), 3), round(t, 2), quotes)
+            )  # fmt: skip
+    found.sort(key=lambda habit: -abs(habit.t or 0))
+    known = {phrase for phrase, _ in phrases(others)}
+    for phrase, count in phrases(own)[:1]:
+        if phrase not in known:
+            title = "Comes back to " + re.sub(r"\bi\b", "I", phrase)
+            quotes = tuple(_quotes(own, lambda s, phrase=phrase: phrase in s.lower()))  # type: ignore[misc]
+            if quotes:
+                prose = f'I come back to the words "{phrase}", because they carry what I mean.'
+                share = round(count / len(own), 3)
+                found.append(
+                    Habit(title, prose, (), f"the phrase {phrase!r}", "of passages", share, None, None, quotes)
+                )
+    return found
 
-    def stands_out(name: str, low: float) -> bool:
-        value = float(getattr(mine, name))
-        return value >= low and (theirs is None or value >= 1.3 * float(getattr(theirs, name)))
 
-    def quote(test: Callable[[str], bool], longest: int = 30) -> list[tuple[str, Passage]]:
-        hits = [
-            (sentence, passage)
-            for passage in own
-            for sentence in sentences(passage.text)
-            if word_count(sentence) <= longest and '"' not in sentence and test(sentence)
-        ]
-        seen: set[str] = set()
-        return [h for h in hits if not (h[1].id in seen or seen.add(h[1].id))]  # type: ignore[func-returns-value]
+def _is_short(sentence: str) -> bool:
+    return word_count(sentence) <= 12
 
-    longest = round(mine.sentence_mean + mine.sentence_spread / 2)
-    if theirs is None or mine.sentence_mean < theirs.sentence_mean:
-        add(
-            "Short sentences",
-            f"I write in sentences of about {mine.sentence_mean:.0f} words, because one thing at a time is enough.",
-            (f"sentences of at most {longest} words",),
-            "sentence_mean",
-            quote(lambda s: word_count(s) <= mine.sentence_mean),
-        )
-    else:
-        floor = max(2, round(mine.sentence_mean - mine.sentence_spread / 2))
-        add(
-            "Long sentences",
-            f"I write in sentences of about {mine.sentence_mean:.0f} words, because a thought has its own length.",
-            (f"sentences of at least {floor} words",),
-            "sentence_mean",
-            quote(lambda s: word_count(s) >= mine.sentence_mean, 60),
-        )
-    if stands_out("short", 0.4):
-        add(
-            "One very short sentence",
-            f"I set a very short sentence among the longer ones; it is in {mine.short:.0%} of what I wrote.",
-            (r"matches /(?:^|[.!?]\s+)(?:[\w',;-]+\s+){0,3}[\w'-]+[.!?](?:\s|$)/",),
-            "short",
-            quote(lambda s: word_count(s) <= 4),
-        )
-    if stands_out("numbers", 0.5):
-        add(
-            "Counts and measures",
-            f"I count things and say how many; a number is in {mine.numbers:.0%} of what I wrote.",
-            (r"matches /\b(one|two|three|four|five|six|seven|eight|nine|ten|\d+|dozen|half|hundred)\b/",),
-            "numbers",
-            quote(lambda s: bool(_NUMBER.search(s))),
-        )
-    if stands_out("questions", 0.3):
-        add(
-            "Asks",
-            f"I ask; there is a question in {mine.questions:.0%} of what I wrote.",
-            (r"matches /\?/",),
-            "questions",
-            quote(lambda s: s.endswith("?")),
-        )
-    if stands_out("second_person", 0.5):
-        add(
-            "Speaks to the reader",
-            f"I speak to the one who reads; 'you' is in {mine.second_person:.0%} of what I wrote.",
-            ("speaks to you",),
-            "second_person",
-            quote(parse_marker("speaks to you").shows),
-        )
-    if stands_out("first_person", 0.5):
-        add(
-            "Speaks in the first person",
-            f"I say I, and answer for it; it is in {mine.first_person:.0%} of what I wrote.",
-            ("speaks as I",),
-            "first_person",
-            quote(parse_marker("speaks as I").shows),
-        )
-    if mine.exclamations <= 0.02:
-        add(
-            "Never raises its voice",
-            "I use no exclamation marks, because a thing that is so is so without them.",
-            ("no exclamation marks",),
-            "exclamations",
-            quote(lambda s: True),
-        )
-    for phrase, _ in mine.phrases[:1]:
-        if theirs is None or phrase not in {other for other, _ in theirs.phrases}:
-            add(
-                f"Says {phrase!r}".replace("'", ""),
-                f'I come back to the words "{phrase}".',
-                (),
-                "vocabulary",
-                quote(lambda s, phrase=phrase: phrase in s.lower()),  # type: ignore[misc]
-            )
-    return result
+
+def _quotes(own: Sequence[Passage], shows: Callable[[str], bool], most: int = 3) -> list[tuple[str, Passage]]:
+    """Sentences that show something, from different passages spread over the corpus; short enough to quote."""
+    hits = []
+    for passage in own:
+        for sentence in sentences(passage.text):
+            if 2 <= word_count(sentence) <= 40 and '"' not in sentence and shows(sentence):
+                hits.append((sentence, passage))
+                break
+    step = max(1, len(hits) // most)
+    return hits[::step][:most]
 
 
 # --- the draft ------------------------------------------------------------------------------------------------------
@@ -449,7 +481,7 @@ def _trait(
             asked.add(_topic(passage))
             lines.append(f"- {_ask(passage)}")
     if lines[-1] == "":
-        lines.append(f"- What did you notice today? ({title})")
+        lines.append(f"- {title}: how so?")
     lines.append("")
     if markers:
         lines += ["#### Markers", "", *(f"- {marker}" for marker in markers), ""]
@@ -459,9 +491,8 @@ def _trait(
 def _topic(passage: Passage) -> str:
     """The word that a passage says most often, of those that are not common; the longest of several."""
     counts = Counter(w for w in re.findall(r"[a-z]{4,}", passage.text.lower()) if w not in _COMMON)
-    return max(counts, key=lambda word: (counts[word], len(word), word)) if counts else passage.source
+    return max(counts, key=lambda word: (counts[word], len(word), word)) if counts else "today"
 
 
 def _ask(passage: Passage) -> str:
-    where = passage.source.rpartition(", ")[2]
-    return f"What do you say about {_topic(passage)}, as in {where}?" if where else f"What of {_topic(passage)}?"
+    return f"Tell me something about {_topic(passage)}."

@@ -21,6 +21,12 @@ from charforge.store import Row, write_rows
 
 NAME = "claims"
 _MOST = 40
+# A claim that shares less than this (token-set ratio, 0-100) with any sentence of its passage rests on nothing.
+_SUPPORTED = 60
+# Talk of a model about itself or to its reader, which is no claim about the person.
+_ASSISTANT = re.compile(
+    r"\b(?:AI|assistant|language model|help you|you|your|sorry|glad to|the following)\b", re.IGNORECASE
+)
 
 
 def stage(constitution: Constitution, recipe: Recipe, weights: Weights, process_name: str) -> Stage:
@@ -71,12 +77,19 @@ def gather(rows: list[Row], constitution: Constitution, most: int = 8) -> list[C
         said = sentences(row["text"])
         first = " ".join(said[0].split()) if said else ""
         passage = passages.get(row["passage"])
-        if passage is None or not re.match(r"I\b", first) or not 5 <= word_count(first) <= 30:
+        if (
+            passage is None
+            or not re.match(r"I\s", first)
+            or not 5 <= word_count(first) <= 30
+            or _ASSISTANT.search(first)
+        ):
             continue
         quotes = [s for s in sentences(passage.text) if 4 <= word_count(s) <= 40 and '"' not in s]
         if not quotes:
             continue
         quote = max(quotes, key=lambda s: fuzz.token_set_ratio(s, first))
+        if fuzz.token_set_ratio(quote, first) < _SUPPORTED:
+            continue
         if any(fuzz.token_set_ratio(first, claim.prose) > 70 for _, claim in kept):
             continue
         title = re.sub(r"^I\s+(?:am|hold|believe|value|think)?\s*(?:to|that|in)?\s*", "", first.rstrip(".!?"))

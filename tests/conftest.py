@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# Several tests at once share the cores: a tiny model gains nothing from a second thread, and waits for it.
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).parent.parent
 
 SMALL = """---

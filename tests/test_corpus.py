@@ -165,6 +165,7 @@ def test_pairs_are_of_held_out_passages_and_close_in_words() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("real")
 def test_the_corpus_judge_knows_its_author(tmp_path: Path) -> None:
     """The real 135M model tells held-out passages of Thorne from Vane's, better than chance."""
     builtin = "builtin:smollm2-135m-instruct"

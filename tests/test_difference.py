@@ -80,6 +80,7 @@ def rows_by_stage(folder: Path, stages: list[str]) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("prepared")
 @pytest.mark.parametrize("side", ["training", "held out"])
 def test_an_edited_example_changes_what_diff_said(prepared: Path, tmp_path: Path, side: str) -> None:
     """Edit one reply; the run makes again exactly the stages, and of the replies exactly the rows, that were foretold."""

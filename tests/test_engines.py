@@ -152,6 +152,7 @@ def test_a_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("real")
 def test_a_real_server(tmp_path: Path) -> None:
     """`vllm serve` on loopback as teacher and as pairwise judge: replies, seeds, label log-probabilities."""
     from charforge.engine.device import preload, thread_environment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,11 +73,29 @@ def test_heldout_prompts_are_not_trained_on(tiny_model: Path, tmp_path: Path) ->
     assert all(split[r["prompt"]] == (r["split"], r["trait"]) for r in rows if r["prompt"] in split)
 
 
+@pytest.fixture(scope="module")
+def finished(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """An unbroken run in a workshop that is not to be changed, and what the command said."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_workshop(folder, tiny_model)
+    done = run_cli("train", "recipe.yaml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
 @pytest.mark.slow
-def test_one_run(cli: Cli, workshop: Path) -> None:
+@pytest.mark.xdist_group("finished")
+def test_one_run(finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     """From the constitution to the report, through the installed command; then everything is reused."""
-    first = cli("train", "recipe.yaml", "--json")
-    assert first.returncode == 0, first.stderr
+    original, first = finished
+    workshop = tmp_path / "workshop"
+    shutil.copytree(original, workshop, symlinks=True)
+
+    def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return run_cli(*arguments, cwd=workshop, **environment)
+
     report = json.loads(first.stdout)
     assert report["character"]["reference"] == "pip@1.0.0"
     assert [arm["id"] for arm in report["arms"]] == ["untrained", "prompted", "sft", "sft+dpo"]
@@ -196,12 +215,15 @@ def lines(store: Path, stage: str, name: str = "journal.jsonl") -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_killed_everywhere_equals_unbroken(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.xdist_group("finished")
+def test_killed_everywhere_equals_unbroken(
+    tmp_path: Path, tiny_model: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
     """kill -9 of the whole tree during generation, scoring, SFT and DPO; the report is that of an unbroken run."""
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
-    for folder in (broken, whole):
-        folder.mkdir()
-        write_workshop(folder, tiny_model)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    write_workshop(broken, tiny_model)
+    whole, unbroken = finished
     store = broken / "store"
     slow = {"CHARFORGE_SCRIPTED_DELAY": "0.05"}
 
@@ -222,8 +244,6 @@ def test_killed_everywhere_equals_unbroken(tmp_path: Path, tiny_model: Path) -> 
     kill_when(start(broken), lambda: checkpoint("dpo"))
     done = run_cli("train", "recipe.yaml", "--json", cwd=broken)
     assert done.returncode == 0, done.stderr
-    unbroken = run_cli("train", "recipe.yaml", "--json", cwd=whole)
-    assert unbroken.returncode == 0, unbroken.stderr
 
     a, b = json.loads(done.stdout), json.loads(unbroken.stdout)
     resumed = [a["training"][stage]["result"].pop("resumed_from") for stage in ("sft", "dpo")]

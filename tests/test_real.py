@@ -18,6 +18,7 @@ SETTINGS = RECIPE.replace("engine: scripted\n", "").replace(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("real")
 def test_from_constitution_to_report(tmp_path: Path) -> None:
     write_workshop(tmp_path, Path("unused"))
     recipe = SETTINGS.format(model="builtin:smollm2-135m-instruct")

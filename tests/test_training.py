@@ -14,7 +14,7 @@ from charforge.recipe import ModelReference
 from charforge.store import read_rows
 from tests.conftest import Cli
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prepared")]
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""Writes docs/recipe.md from the recipe's schema and docs/cli.md from the commands' own help.
+"""Writes docs/recipe.md from the recipe's schema, docs/cli.md from the commands' own help, and docs/rules.md from the
+explanations that ``charforge constitution check --explain`` shows.
 
-python docs/generate.py            write both
-python docs/generate.py --check    write nothing; exit 1 if either is stale
+python docs/generate.py            write them
+python docs/generate.py --check    write nothing; exit 1 if one is stale
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import typer.main
 
+from charforge import constitution
 from charforge import recipe as recipes
 from charforge.cli import app
 
@@ -186,6 +188,12 @@ def _helps(command: Any, path: tuple[str, ...], parent: Any) -> Iterator[tuple[t
         yield from _helps(inner, (*path, name), context)
 
 
+def rules_page() -> str:
+    """The explanation of every warning."""
+    folder = Path(constitution.__file__).parent
+    return f"{_NOTE}\n\n{(folder / 'rules.md').read_text(encoding='utf-8')}"
+
+
 def _page(parts: list[str]) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join([_NOTE + "\n", *parts]))
 
@@ -196,7 +204,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python docs/generate.py [--check]", file=sys.stderr)
         return 2
     stale = 0
-    for name, text in (("recipe.md", recipe_page()), ("cli.md", cli_page())):
+    for name, text in (("recipe.md", recipe_page()), ("cli.md", cli_page()), ("rules.md", rules_page())):
         path = _FOLDER / name
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue

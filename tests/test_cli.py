@@ -133,6 +133,57 @@ def test_recipe_copy_trains_elsewhere(tmp_path: Path) -> None:
     assert run_cli("recipe", "check", "mine.yaml", cwd=tmp_path).returncode == 0
     again = run_cli("recipe", "copy", "demo", "mine.yaml", cwd=tmp_path)
     assert again.returncode == 2 and "exists already" in again.stderr
+    # For a constitution of one's own, which stays where it is.
+    assert run_cli("constitution", "new", "Vesper", cwd=tmp_path).returncode == 0
+    done = run_cli("recipe", "copy", "demo", "vesper.yaml", "--constitution", "vesper.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    checked = run_cli("recipe", "check", "vesper.yaml", cwd=tmp_path)
+    assert checked.returncode == 0 and "vesper@0.1.0" in checked.stdout
+
+
+def test_a_copied_council_brings_its_voices(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "constitution: moot\nmodel: builtin:smollm2-135m-instruct\n", encoding="utf-8"
+    )
+    assert run_cli("recipe", "check", "recipe.yaml", cwd=tmp_path).returncode == 0
+
+
+def test_new_writes_what_passes_check(tmp_path: Path) -> None:
+    done = run_cli("constitution", "new", "Vesper Lund", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "vesper-lund.md").read_text(encoding="utf-8")
+    assert "Juno" not in text and text.count("<!--") > 5
+    checked = run_cli("constitution", "check", "vesper-lund.md", "--strict", cwd=tmp_path)
+    assert checked.returncode == 0 and "no warnings" in checked.stdout
+    again = run_cli("constitution", "new", "Vesper Lund", cwd=tmp_path)
+    assert again.returncode == 2 and "exists already" in again.stderr
+    odd = run_cli("constitution", "new", "a: b", cwd=tmp_path)
+    assert odd.returncode == 2 and "can not be a character's name" in odd.stderr
+    other = run_cli("constitution", "new", "Bo", "--from", "moot", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    assert run_cli("constitution", "check", "bo.md", cwd=tmp_path).returncode == 0
+
+
+def test_show_and_graph(workshop: Path) -> None:
+    shown = json.loads(run_cli("constitution", "show", "pip.md", "--json", cwd=workshop).stdout)
+    assert [trait["id"] for trait in shown["traits"]] == ["asks-back", "forges-nothing"]
+    assert shown["traits"][0]["told"].count("I end every reply with a question.") == 1
+    assert shown["sheet"]["tokens"] > 20 and shown["counted_by"] == "estimate"
+    one = run_cli("constitution", "show", "pip.md", "--trait", "Asks back", cwd=workshop)
+    assert "I am Pip, an AI" in one.stdout and "Forges" not in one.stdout
+    wrong = run_cli("constitution", "show", "pip.md", "--trait", "asks-bak", cwd=workshop)
+    assert wrong.returncode == 2 and "did you mean 'asks-back'" in wrong.stderr
+    assert run_cli("constitution", "graph", "pip.md", cwd=workshop).returncode == 0
+    drawing = (workshop / "pip.svg").read_text(encoding="utf-8")
+    assert drawing.startswith("<?xml") and "Asks back" in drawing
+    run_cli("constitution", "graph", "pip.md", "--output", "again.svg", cwd=workshop)
+    assert (workshop / "again.svg").read_text(encoding="utf-8") == drawing
+
+
+def test_front_matter_schema(tmp_path: Path) -> None:
+    data = json.loads(run_cli("constitution", "schema", cwd=tmp_path).stdout)
+    assert set(data["required"]) == {"name", "version"}
+    assert {"self_description", "council", "include", "corpus"} <= set(data["properties"])
 
 
 def test_env_and_schema() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -168,11 +169,15 @@ def test_pairs_are_of_held_out_passages_and_close_in_words() -> None:
 @pytest.mark.xdist_group("real")
 def test_the_corpus_judge_knows_its_author(tmp_path: Path) -> None:
     """The real 135M model tells held-out passages of Thorne from Vane's, better than chance."""
-    builtin = "builtin:smollm2-135m-instruct"
-    constitution = load(shipped.find("constitutions", "thorne", ".md"))
-    rows = run_corpus_judge(constitution.path, builtin, tmp_path)
-    found = judge.accuracy(rows)
-    assert found.n >= 15
+    # Two thirds of the letters: an hour of reading less, and still enough pairs to be sure.
+    letters = tmp_path / "corpus" / "thorne"
+    letters.mkdir(parents=True)
+    for file in sorted(THORNE.glob("*.md"))[:5]:
+        shutil.copyfile(file, letters / file.name)
+    path = tmp_path / "thorne.md"
+    shutil.copyfile(shipped.find("constitutions", "thorne", ".md"), path)
+    found = judge.accuracy(run_corpus_judge(path, "builtin:smollm2-135m-instruct", tmp_path))
+    assert found.n >= 12
     assert found.low > 0.5, found
 
 

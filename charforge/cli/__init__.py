@@ -172,31 +172,43 @@ def recipe_list() -> None:
 def recipe_copy(
     name: Annotated[str, typer.Argument(help="A shipped recipe.")],
     target: Annotated[Path, typer.Argument(help="Where to write it.")],
+    constitution_path: Annotated[
+        Path | None,
+        typer.Option("--constitution", help="Your constitution. Default: a copy of the recipe's own.", metavar="PATH"),
+    ] = None,
 ) -> None:
-    """Copy a shipped recipe and its constitution, to change them."""
+    """Copy a shipped recipe, with its constitution or for one of yours."""
+    import os
     import shutil
 
     from charforge import recipe as recipes
     from charforge import shipped
 
     source = shipped.find("recipes", name, ".yaml")
-    written = Path(recipes.load(source).constitution)
     target = target / f"{name}.yaml" if target.is_dir() else target
-    copy = target.with_name(written.name)
     if not target.parent.is_dir():
         raise UserError("no such folder", place=str(target.parent), hint="make it first")
-    for path in (target, copy):
+    written = Path(recipes.load(source).constitution)
+    copies: dict[Path, Path] = {}
+    if constitution_path is None:
+        copies = {written: target.with_name(written.name), **_companions(written, target.parent)}
+        named = written.name
+    else:
+        chosen = constitution.find(constitution_path)
+        if not chosen.is_file():
+            raise UserError("no such constitution", place=str(chosen))
+        named = os.path.relpath(chosen.resolve(), target.parent.resolve())
+    for path in (target, *copies.values()):
         if path.exists():
             raise UserError("the file exists already", place=str(path), hint="choose another place")
     text = source.read_text(encoding="utf-8")
-    lines = [f"constitution: {copy.name}" if ln.startswith("constitution:") else ln for ln in text.splitlines()]
+    lines = [f"constitution: {named}" if ln.startswith("constitution:") else ln for ln in text.splitlines()]
     text = "\n".join(lines).replace(f"charforge train recipes/{source.name}", f"charforge train {target.name}")
-    target.write_text(text + "\n", encoding="utf-8")
-    for path, place in _companions(written, copy.parent).items():
+    for path, place in copies.items():
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
-    shutil.copyfile(written, copy)
-    typer.echo(f"wrote {target} and {copy}")
+    target.write_text(text + "\n", encoding="utf-8")
+    typer.echo(f"wrote {target}" + (f" and {copies[written]}" if copies else f" for {named}"))
 
 
 def _companions(path: Path, folder: Path) -> dict[Path, Path]:

@@ -367,7 +367,11 @@ def run(work: Work) -> Row:
     bench.close()
     write_rows(work.directory / "rows.jsonl", rows)
     write_atomic(work.directory / "calibration.json", json.dumps(report, indent=1, sort_keys=True) + "\n")
-    return {**bench.about, "accuracy": {kind: report[kind]["value"] for kind in kinds}}
+    return {
+        **bench.about,
+        "accuracy": {kind: report[kind]["value"] for kind in kinds},
+        "unscored": {kind: report[kind]["unscored"] for kind in kinds},
+    }
 
 
 def corpus_stage(constitution: Constitution, recipe: Recipe, process_name: str) -> Stage:

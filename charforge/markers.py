@@ -31,6 +31,7 @@ FORMS = (
     "never ends with a question",
     "no questions",
     "asks at most N questions",
+    "asks at least N questions",
     "no lists",
     "uses a list",
     "no exclamation marks",
@@ -44,11 +45,13 @@ FORMS = (
     "sentences of at most N words",
     "sentences of at least N words",
     "at most N paragraphs",
+    "at least N paragraphs",
     'says "..."',
     'never says "..."',
     'begins with "..."',
     'never begins with "..."',
     'ends with "..."',
+    'never ends with "..."',
     "matches /.../",
     "never matches /.../",
     "speaks as I",
@@ -151,6 +154,8 @@ def _check(text: str) -> Check:
         check = parse(text)
         if check is not None:
             return check
+    if text in FORMS:
+        raise UserError(f"marker {text!r} has a blank to fill in", hint="N is a number, ... your own words")
     raise UserError(f"unknown marker {text!r}{did_you_mean(text, FORMS)}", hint="the forms are: " + "; ".join(FORMS))
 
 
@@ -195,7 +200,9 @@ def _phrases(text: str) -> Check | None:
             return any(phrase in plain for phrase in phrases)
         if verb == "begins with":
             return any(plain.lstrip(_OPENERS).startswith(phrase) for phrase in phrases)
-        return any(plain.endswith(phrase) or plain.rstrip(_CLOSERS).endswith(phrase) for phrase in phrases)
+        # With or without the full stop that closes it.
+        ends = (plain, plain.rstrip(_CLOSERS), plain.rstrip(_CLOSERS + ".!?…"))
+        return any(end.endswith(phrase) for end in ends for phrase in phrases)
 
     return _not(said) if match[1] else said
 

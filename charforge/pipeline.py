@@ -192,7 +192,7 @@ def changes(before: Plan, after: Plan) -> list[StageChange]:
         reason = ", ".join(own[:3]) if own else ", ".join(f"its input {r!r}" for r, s in stage.inputs.items()
             if r not in other.inputs or other.inputs[r].key != s.key)  # fmt: skip
         if stage.name.startswith(written) and traits is not None:
-            rows = f"rows of {', '.join(traits)}" if traits else "no row is drawn again"
+            rows = f"rows of {', '.join(traits)}" if traits else "every row is copied"
             if traits and stage.name.startswith(("critiques", "revisions")):
                 rows += " where what they answer comes out different"
             result.append(StageChange(stage.name, True, traits, f"{rows} ({reason} changed)"))
@@ -220,9 +220,11 @@ def _traits_told_differently(before: Plan, after: Plan) -> tuple[str, ...] | Non
             if row["split"] == "train":
                 found.setdefault(row["trait"], set()).add(row["id"])
         prompts.append(found)
-    names = [trait.id for trait in b.traits]
+    asked = [{trait.id: scenarios.trait_digest(trait) for trait in constitution.traits} for constitution in (a, b)]
     return tuple(
-        name for name in names if told[0].get(name) != told[1].get(name) or prompts[0].get(name) != prompts[1].get(name)
+        trait.id
+        for trait in b.traits
+        if any(before.get(trait.id) != after.get(trait.id) for before, after in (told, prompts, asked))
     )
 
 

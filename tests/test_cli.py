@@ -159,9 +159,11 @@ def test_new_writes_what_passes_check(tmp_path: Path) -> None:
     assert again.returncode == 2 and "exists already" in again.stderr
     odd = run_cli("constitution", "new", "a: b", cwd=tmp_path)
     assert odd.returncode == 2 and "can not be a character's name" in odd.stderr
-    other = run_cli("constitution", "new", "Bo", "--from", "moot", cwd=tmp_path)
-    assert other.returncode == 0, other.stderr
-    assert run_cli("constitution", "check", "bo.md", cwd=tmp_path).returncode == 0
+    for template in ("moot", "thorne"):
+        other = run_cli("constitution", "new", f"Bo {template}", "--from", template, cwd=tmp_path)
+        assert other.returncode == 0, other.stderr
+        checked = run_cli("constitution", "check", f"bo-{template}.md", cwd=tmp_path)
+        assert checked.returncode == 0 and "no warnings" in checked.stdout, checked.stdout
 
 
 def test_show_and_graph(workshop: Path) -> None:
@@ -184,6 +186,7 @@ def test_front_matter_schema(tmp_path: Path) -> None:
     data = json.loads(run_cli("constitution", "schema", cwd=tmp_path).stdout)
     assert set(data["required"]) == {"name", "version"}
     assert {"self_description", "council", "include", "corpus"} <= set(data["properties"])
+    assert {"type": "string"} in data["properties"]["language"]["anyOf"]
 
 
 def test_env_and_schema() -> None:

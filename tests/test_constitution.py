@@ -145,3 +145,85 @@ def test_teacher_context_shows_one_trait_only() -> None:
     recipe = Recipe.model_validate({"constitution": "x", "model": "builtin:smollm2-135m-instruct"})
     text = str(teacher(constitution, constitution.traits[0], "Hello there", recipe))
     assert "end every reply" in text and "deceive" not in text
+
+
+def test_wrapped_speeches_are_whole() -> None:
+    """An editor's line breaks are no part of what is said; lists, code and breaks that were asked for are."""
+    text = SMALL.replace(
+        "> **Pip:** Six minutes for a soft one. What", "> **Pip:** Six minutes\n> for a soft one.\n> What"
+    )
+    assert parse(text, HERE) == parse(SMALL, HERE)
+    listed = SMALL.replace(
+        "> **Pip:** Six minutes for a soft one. What", "> **Pip:** Six:\n>\n> - soft\n> - firm\n>\n> What"
+    )
+    assert "- soft\n- firm" in parse(listed, HERE).traits[0].examples[0].reply
+    identity = SMALL.replace("made on purpose to be", "made on\npurpose to be")
+    assert parse(identity, HERE).identity == parse(SMALL, HERE).identity
+
+
+@pytest.mark.parametrize(
+    "dials",
+    [
+        "*Intensity: 0.4*\n\n*Scope: only code*",
+        "*Intensity: 0.4*\n*Scope: only code*",
+        "_intensity: 0.4_\n**SCOPE: only\ncode**",
+        "Intensity: 0.4\n*Scope: only code*",
+    ],
+)
+def test_dials_as_people_write_them(dials: str) -> None:
+    for text in (SMALL.replace("*Intensity: 0.9*", dials), SMALL.replace("\n\n*Intensity: 0.9*", f"\n{dials}")):
+        trait = parse(text, HERE).traits[0]
+        assert trait.intensity == 0.4 and str(trait.where) == "only code"
+        assert trait.prose == "I end every reply with a question. It keeps the talk going."
+
+
+def test_a_mistyped_dial_is_an_error_and_a_sentence_is_none() -> None:
+    found = problems_of(SMALL.replace("*Intensity: 0.9*", "*Intensty: 0.9*"))
+    assert "unknown dial 'Intensty'; did you mean 'Intensity'?" in found[0]
+    prose = SMALL.replace("*Intensity: 0.9*", "Evidence: there is none, and scope: I do not care.\n\n*Note: a note.*")
+    trait = parse(prose, HERE).traits[0]
+    assert "Evidence: there is none" in trait.prose and "*Note: a note.*" in trait.prose
+
+
+def test_front_matter_takes_one_or_many() -> None:
+    one = parse(SMALL.replace("version: 1.0.0", "version: 1.0.0\nlanguage: en-GB\nauthors: me"), HERE)
+    assert one.front.language == ("en-GB",) and one.front.authors == ("me",)
+    two = parse(SMALL.replace("version: 1.0.0", "version: 1.0.0\nlanguage: [en, german]"), HERE)
+    assert two.front.language == ("en", "german")
+    assert (
+        "no language 'klingon'" in problems_of(SMALL.replace("version: 1.0.0", "version: 1.0.0\nlanguage: klingon"))[0]
+    )
+    twice = problems_of(SMALL.replace("version: 1.0.0", "version: 1.0.0\nname: Pop"))
+    assert "'name' appears twice" in twice[0] and twice[0].startswith("here.md:4:")
+    unclosed = problems_of(SMALL.replace("---\n\n# Pip", "# Pip", 1))
+    assert "not closed" in unclosed[0]
+
+
+def test_tensions_name_two_traits() -> None:
+    tension = """
+## Tensions
+
+### Short or kind
+
+I choose, because both matter.
+
+*Between: Asks back / Forges nothing*
+
+#### Examples
+
+> **User:** A.
+>
+> **Pip:** B?
+>
+> **Sides with:** Asks back
+"""
+    found = parse(SMALL + tension, HERE).tensions[0]
+    assert found.between == ("asks-back", "forges-nothing") and found.examples[0].sides_with == "asks-back"
+    for old, new, message in (
+        ("/ Forges nothing*", "/ Forges nothin*", "names no trait 'Forges nothin'; did you mean 'Forges nothing'?"),
+        ("/ Forges nothing*", "*", "between two traits, not 1"),
+        ("/ Forges nothing*", "/ Asks back*", "two different traits"),
+        ("**Sides with:** Asks back", "**Sides with:** Ask back", "did you mean 'Asks back'?"),
+        ("## Tensions", "## Values", "belongs into a trait of the section Tensions"),
+    ):
+        assert any(message in problem for problem in problems_of((SMALL + tension).replace(old, new))), message

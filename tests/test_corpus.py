@@ -169,7 +169,7 @@ def test_pairs_are_of_held_out_passages_and_close_in_words() -> None:
 @pytest.mark.xdist_group("real")
 def test_the_corpus_judge_knows_its_author(tmp_path: Path) -> None:
     """The real 135M model tells held-out passages of Thorne from Vane's, better than chance."""
-    # Two thirds of the letters: an hour of reading less, and still enough pairs to be sure.
+    # A part of the letters takes less time, and leaves enough pairs to tell chance from knowledge.
     letters = tmp_path / "corpus" / "thorne"
     letters.mkdir(parents=True)
     for file in sorted(THORNE.glob("*.md"))[:5]:

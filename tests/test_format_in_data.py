@@ -275,3 +275,23 @@ def test_the_shipped_council_plans(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     names = [step["stage"] for step in json.loads(done.stdout)["steps"]]
     assert names[1:3] == ["responses", "council"]
+
+
+def test_voices_have_names_of_their_own(tmp_path: Path) -> None:
+    path = council(tmp_path)
+    (tmp_path / "dry.md").write_text(SMALL.replace("Pip", "Warm"), encoding="utf-8")
+    assert "two voices are called 'Warm'" in problems(path)[0]
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("  - voice: warm.md\n    weight: 2\n  - voice: dry.md", "  - warm.md")
+    )
+    assert [v.weight for v in load(path).voices] == [1.0]
+
+
+def test_a_council_is_told_of_offers_and_drafts() -> None:
+    constitution = parse(TEMPTED, HERE)
+    boundary = constitution.boundaries[0]
+    recipe_ = Recipe.model_validate({"constitution": "x", "model": "builtin:smollm2-135m-instruct"})
+    told = contexts.reconcile(
+        constitution, boundary, [("Dry", "No.\nNever."), ("Warm", "Perhaps.")], "Forge it.", recipe_
+    )
+    assert "an honest note" in told[0]["content"] and told[0]["content"].endswith("Dry: No. Never.\n\nWarm: Perhaps.")

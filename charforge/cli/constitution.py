@@ -59,6 +59,7 @@ def new(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write it. Default: NAME.md here.", metavar="PATH")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a small constitution that already works, with the questions to answer as comments."""
     from charforge.constitution import drafting, parse
@@ -67,9 +68,12 @@ def new(
     target = target / drafting.filename(name) if target.is_dir() else target
     if target.exists():
         raise UserError("the file exists already", place=str(target), hint="choose another place with --output")
-    text = drafting.new(name, find(template))
+    text = drafting.new(name, find(template), target.parent)
     parse(text, target)
     _write(target, text)
+    if as_json:
+        typer.echo(json.dumps({"path": str(target), "name": name, "template": str(find(template))}, indent=1))
+        return
     typer.echo(f"wrote {target}\nnext: edit it, then charforge constitution check {target}")
 
 
@@ -103,7 +107,10 @@ def check(
     from charforge.constitution.checking import explain as page
 
     if explain is not None:
-        typer.echo(page(explain).rstrip())
+        text = page(explain).rstrip()
+        typer.echo(
+            json.dumps({"code": explain.upper(), "text": text}, indent=1, ensure_ascii=False) if as_json else text
+        )
         return
     if not paths:
         raise UserError("no constitution was named", hint="charforge constitution check FILE.md")
@@ -178,9 +185,16 @@ def _line(item: dict[str, Any]) -> str:
     said = f"{count} warning{'s' * (count != 1)}" if count else "no warnings"
     known = f" ({item['silenced']} silenced)" if item["silenced"] else ""
     return (
-        f"{item['path']}: {item['reference']}: {item['traits']} traits ({item['boundaries']} boundaries, "
-        f"{item['tensions']} tensions), {item['examples']} examples, {item['probes']} probes{voices}: {said}{known}"
+        f"{item['path']}: {item['reference']}: {_many(item['traits'], 'trait')} ("
+        f"{_many(item['boundaries'], 'boundary')}, {_many(item['tensions'], 'tension')}), "
+        f"{_many(item['examples'], 'example')}, {_many(item['probes'], 'probe')}{voices}: {said}{known}"
     )
+
+
+def _many(count: int, noun: str) -> str:
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun.removesuffix('y') + 'ies' if noun.endswith('y') else noun + 's'}"
 
 
 def _place(place: Place | None) -> dict[str, Any]:
@@ -260,7 +274,8 @@ def _print_void(name: str, report: dict[str, Any]) -> None:
 
     console = Console(highlight=False)
     counts = ", ".join(f"{count} {answer}" for answer, count in report["counts"].items())
-    table = Table(title=f"{name}: {len(report['situations'])} situations: {counts}", title_justify="left", box=None)
+    console.print(f"\n{name}: {len(report['situations'])} situations: {counts}", markup=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("situation", overflow="fold", ratio=4)
     table.add_column("answered", no_wrap=True)
     table.add_column("where", overflow="fold", ratio=5)
@@ -355,6 +370,7 @@ def graph(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write it. Default: NAME.svg here.", metavar="PATH")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw its traits and tensions as an SVG."""
     from charforge.constitution import load
@@ -363,6 +379,14 @@ def graph(
     constitution = load(find(path))
     target = output or Path(f"{constitution.slug}.svg")
     _write(target, draw(constitution))
+    if as_json:
+        edges = {trait.id: list(trait.between) for trait in constitution.tensions if trait.between}
+        typer.echo(
+            json.dumps(
+                {"path": str(target), "traits": [t.id for t in constitution.traits], "tensions": edges}, indent=1
+            )
+        )
+        return
     typer.echo(f"wrote {target}")
 
 

@@ -227,9 +227,7 @@ def _strong_without_scope(context: _Context) -> Iterator[Finding]:
 
 def _unsaid_self(context: _Context) -> Iterator[Finding]:
     constitution = context.constitution
-    if not constitution.front.self_description and not re.search(
-        r"\b(AI|artificial|language model|machine|program|software)\b", constitution.identity
-    ):
+    if not re.search(r"\b(AI|artificial|language model|machine|program|software)\b", constitution.identity):
         yield Finding("CF011", "neither self_description nor Identity says what the character is", context.start)
     if not constitution.boundaries and len(constitution.traits) > 3:
         yield Finding("CF011", "there are no boundaries: what does it decline, and why?", context.start)
@@ -389,14 +387,19 @@ _DENIED = re.compile(
 
 def _false_claims(context: _Context) -> Iterator[Finding]:
     constitution = context.constitution
-    said = [(trait, dialogue.place, reply) for trait, dialogue, reply in constitution.replies()]
-    said += [(trait, trait.place, trait.prose) for trait in constitution.traits]
-    for trait, place, text in said:
+    said: list[tuple[str | None, Place, str]] = [
+        (trait.id, dialogue.place, reply) for trait, dialogue, reply in constitution.replies()
+    ]
+    said += [(trait.id, trait.place, trait.prose) for trait in constitution.traits]
+    said.append((None, context.start, constitution.identity))
+    for trait_id, place, text in said:
         for sentence in sentences(re.sub(r"[\"“][^\"”]*[\"”]", '""', text.replace("’", "'"))):
             found = _FALSE_CLAIMS.search(sentence)
             if found and not _DENIED.search(sentence):
                 claim = " ".join(found[0].split())
-                yield _of(trait, "CF017", f"{claim!r} is false of a language model: {_shorten(sentence)!r}", place)
+                yield Finding(
+                    "CF017", f"{claim!r} is false of a language model: {_shorten(sentence)!r}", place, trait_id
+                )
                 break
 
 
@@ -490,6 +493,7 @@ def _repeated_prompts(context: _Context) -> Iterator[Finding]:
         ]
         prompts += [(text, trait.place, "a probe") for text in trait.probes]
         prompts += [(text, trait.place, "a look-alike") for text in trait.look_alikes]
+        prompts += [(t.prompt[-1]["content"], t.place, "a temptation") for t in trait.temptations]
         for text, place, what in prompts:
             plain = " ".join(re.findall(r"\w+", text.lower()))
             if plain in seen and len(plain.split()) > 2:
@@ -518,7 +522,8 @@ def _weak_contrast(context: _Context) -> Iterator[Finding]:
 def _blind_markers(context: _Context) -> Iterator[Finding]:
     for trait in context.constitution.traits:
         contrasts = [example.contrast for example in trait.examples if example.contrast]
-        if len(contrasts) < 3 or not trait.markers:
+        # A voice is meant to be heard; elsewhere two contrasts say little.
+        if len(contrasts) < (2 if trait.is_voice else 3) or not trait.markers:
             continue
         passing = [text for text in contrasts if all(marker.shows(text) for marker in trait.markers)]
         if len(passing) > len(contrasts) / 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from charforge.constitution.parsing import load
 from charforge.errors import UserError
 
 
-def new(name: str, template: Path) -> str:
+def new(name: str, template: Path, folder: Path) -> str:
     """The text of a constitution called `name`, after a template whose own name is replaced throughout.
+
+    What the template includes, its voices and its corpus are named as they are found from `folder`.
 
     Raises:
         UserError: if the name can not be a speaker's name, or the template is not a constitution.
@@ -27,12 +30,12 @@ def new(name: str, template: Path) -> str:
     # In capitals where the template shouts it, such as in a comment.
     text = re.sub(rf"\b{re.escape(known.name.upper())}\b", lambda _: name.upper(), text)
     text = re.sub(r"(?m)\A(---\n(?:.*\n)*?version: ).*$", r"\g<1>0.1.0", text, count=1)
-    # An included file or a voice is found from where the new file stands.
-    if known.front.include or known.front.council or known.front.corpus:
-        for relative in (*known.front.include, *(v.voice for v in known.front.council), known.front.corpus or ""):
-            if relative:
-                text = text.replace(relative, str((template.parent / relative).resolve()))
-    return text
+    front, separator, body = text.removeprefix("---\n").partition("\n---\n")
+    for relative in (*known.front.include, *(v.voice for v in known.front.council), known.front.corpus):
+        if relative:
+            moved = os.path.relpath((template.parent / relative).resolve(), folder.resolve())
+            front = re.sub(rf"(?<![\w/.-]){re.escape(relative)}(?![\w/.-])", moved.replace("\\", r"\\"), front)
+    return f"---\n{front}{separator}{body}"
 
 
 def filename(name: str) -> str:

@@ -14,11 +14,10 @@ import yaml
 from markdown_it.token import Token
 
 from charforge.constitution.model import Constitution, FrontMatter
-from charforge.constitution.parsing import DIALS, NOTES, PARTS, blocks, bullets, dial_lines, parse, quoted
+from charforge.constitution.parsing import DIAL, NOTES, PARTS, blocks, bullets, dial_lines, parse, quoted
 from charforge.errors import CharforgeError
 
 _SPEAKER = re.compile(r"^\*\*(?P<name>[^*]+?):\*\*\s?(?P<text>.*)$")
-_DIAL = re.compile(rf"^[*_]?(?P<dial>{'|'.join(DIALS)}):\s*(?P<value>.*?)[*_]?$", re.IGNORECASE)
 
 
 def canonical(text: str, path: Path) -> str:
@@ -94,8 +93,12 @@ def _block(lines: list[str], token: Token, part: str | None, name: str, in_trait
         return "\n".join(f"- {text}" for text, _ in bullets(lines, token))
     if part is None and in_trait and token.type == "paragraph_open" and (dials := dial_lines(source)):
         prose = "\n".join(source.split("\n")[: dials[0][0]])
-        found = [_DIAL.match(text) for _, text in dials]
-        told = [f"*{d['dial'].capitalize()}: {d['value'].strip()}*" for d in found if d]
+        found = [DIAL.match(text) for _, text in dials]
+        told = [
+            f"*{(d['dial'] or 'Intensity').capitalize()}: {(d['value'] or d['number'] or '').strip()}*"
+            for d in found
+            if d
+        ]
         return "\n\n".join([prose, *told] if prose else told)
     return source
 

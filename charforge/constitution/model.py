@@ -11,10 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
+from charforge import language
 from charforge.errors import Place
 from charforge.markers import Marker, sentences
+
+_KEPT = re.compile(r"(?m)^(?:[ \t]*(?:[-*+]|\d{1,3}[.)])[ \t]|[ \t]*[|>#]|    )|(?:  |\\)$")
 
 Role = Literal["user", "assistant"]
 Message = dict[str, str]
@@ -40,7 +43,8 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+_ONE_OR_MORE = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Words = Annotated[tuple[str, ...], BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE)]
 
 
 class VoiceReference(BaseModel):
@@ -51,7 +55,12 @@ class VoiceReference(BaseModel):
     voice: str = Field(min_length=1)
     """The voice's constitution, a path relative to this file."""
     weight: float = Field(1.0, gt=0)
-    """Its share of the drafts, relative to the other voices."""
+    """How often it is heard, relative to the other voices."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"voice": value} if isinstance(value, str) else value
 
 
 class FrontMatter(BaseModel):
@@ -81,6 +90,13 @@ class FrontMatter(BaseModel):
     """The licence of the text."""
     authors: Words = ()
     """Who wrote it."""
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            language.tag(name)
+        return value
 
 
 @dataclass(frozen=True)
@@ -281,12 +297,13 @@ class Constitution:
     @property
     def identity(self) -> str:
         """What every context opens with: the self-description, and the Identity section (or the introduction)."""
-        return "\n\n".join(filter(None, [self.front.self_description, self.section("identity") or self.introduction]))
+        told = self.section("identity") or self.introduction
+        return "\n\n".join(filter(None, [self.front.self_description, flowing(told)]))
 
     @property
     def procedure(self) -> str:
         """How a council reconciles its voices; empty for a single character."""
-        return self.section("council")
+        return flowing(self.section("council"))
 
     @property
     def corpus(self) -> Path | None:
@@ -325,6 +342,17 @@ class Silence:
     trait: str | None
     """The trait in which it stands; None for the whole file."""
     place: Place
+
+
+def flowing(text: str) -> str:
+    """Text without the line breaks that an editor put in: the lines of a paragraph are one, as Markdown shows them.
+
+    Lists, code and breaks that were asked for (two spaces, a backslash) stay.
+    """
+    paragraphs = re.split(r"\n[ \t]*\n", text)
+    if any(line.lstrip().startswith(("```", "~~~")) for line in text.split("\n")):
+        return text
+    return "\n\n".join(part if _KEPT.search(part) else re.sub(r"[ \t]*\n[ \t]*", " ", part) for part in paragraphs)
 
 
 def digest(value: Any) -> str:

@@ -29,6 +29,7 @@ from charforge.constitution.model import (
     Temptation,
     Trait,
     Voice,
+    flowing,
     slugify,
 )
 from charforge.errors import Place, Problems, UserError, did_you_mean, raise_problems
@@ -40,7 +41,13 @@ DIALS = ("Intensity", "Scope", "Between", "Evidence")
 NOTES = ("Not this", "Why", "Sides with", "Thought")
 
 _SPEAKER = re.compile(r"^\*\*(?P<name>[^*]+?):\*\*\s?(?P<text>.*)$")
-_DIAL = re.compile(rf"^[*_]?(?P<dial>{'|'.join(DIALS)}):\s*(?P<value>.*?)[*_]?$", re.IGNORECASE)
+# A dial stands in italics, so that a sentence that happens to begin like one is none; a bare number is plain enough.
+DIAL = re.compile(
+    rf"^(?:[*_]{{1,2}}(?P<dial>{'|'.join(DIALS)}):\s*(?P<value>.*?)[*_]{{1,2}}|Intensity:\s*(?P<number>[\d.]+))$",
+    re.IGNORECASE | re.DOTALL,
+)
+_DIAL_START = re.compile(rf"^[*_]{{1,2}}(?:{'|'.join(DIALS)}):", re.IGNORECASE)
+_LOOKS_LIKE_DIAL = re.compile(r"^[*_]{1,2}(?P<word>[A-Za-z]+)\s*:[^*_]*[*_]{1,2}$")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _SILENCE = re.compile(r"<!--\s*charforge:\s*ignore\s+(?P<codes>CF\d+(?:[\s,]+CF\d+)*)", re.IGNORECASE)
 
@@ -227,6 +234,9 @@ class _Parser:
             if voice is None:
                 self.problem(f"council: {reference.voice!r} is a council itself", line, "name its voices here instead")
                 continue
+            if voice.name in {other.constitution.name for other in voices}:
+                self.problem(f"council: two voices are called {voice.name!r}", line, "give one of them another name")
+                continue
             voices.append(Voice(voice, reference.weight))
         if voices and not any(slugify(title) == "council" and prose for title, prose in self.sections.items()):
             self.problem(
@@ -308,7 +318,8 @@ class _Parser:
                 elif item["type"] == "string_pattern_mismatch":
                     self.problem(f"front matter: {key} {data[key]!r} must hold no * and no colon", where)
                 else:
-                    self.problem(f"front matter: {'.'.join(path)}: {item['msg'][0].lower()}{item['msg'][1:]}", where)
+                    said = item["msg"].removeprefix("Value error, ")
+                    self.problem(f"front matter: {'.'.join(path)}: {said[0].lower()}{said[1:]}", where)
 
     def heading(self, level: int, title: str, line: int) -> None:
         if level == 1:
@@ -355,6 +366,10 @@ class _Parser:
             dials = dial_lines(source) if token.type == "paragraph_open" else None
             for number, text in dials or ():
                 self.dial(draft, text, line + number)
+            if dials is None and (typo := _LOOKS_LIKE_DIAL.match(source.strip())):
+                close = did_you_mean(typo["word"].capitalize(), DIALS)
+                if "did you mean" in close:
+                    self.problem(f"unknown dial {typo['word']!r}{close}", line)
             prose = source if dials is None else "\n".join(source.split("\n")[: dials[0][0]])
             if prose:
                 draft.prose.append(prose)
@@ -368,9 +383,10 @@ class _Parser:
         return "\n".join(text.rstrip() for text in self.lines[start:end]).strip("\n")
 
     def dial(self, draft: _Draft, text: str, line: int) -> None:
-        match = _DIAL.match(text)
+        match = DIAL.match(text)
         assert match is not None
-        name, value = match["dial"].capitalize(), match["value"].strip()
+        name = (match["dial"] or "Intensity").capitalize()
+        value = (match["value"] or match["number"] or "").strip()
         if name in draft.dials:
             self.problem(f"{name!r} appears twice in trait {draft.title!r}", line, "keep one of them")
             return
@@ -410,7 +426,7 @@ class _Parser:
                 self.problem("an example starts with a speaker", number, "for example: > **User:** Hello")
                 return
         for part in spoken:
-            part.text = part.text.strip()
+            part.text = flowing(part.text.strip())
         self.speak(draft, spoken, line)
 
     def speak(self, draft: _Draft, spoken: list[_Spoken], line: int) -> None:
@@ -617,19 +633,19 @@ def _markdown() -> MarkdownIt:
 def dial_lines(source: str) -> list[tuple[int, str]] | None:
     """The dials at the end of a paragraph of a trait, each with the index of its first line; None if it is all prose.
 
-    A dial stands in italics on a line of its own. A whole paragraph can be one dial, wrapped; or dials without italics.
+    A dial stands in italics and begins a line; it may be wrapped over several.
     """
     lines = [text.strip() for text in source.split("\n")]
-    if all(_DIAL.match(text) for text in lines):
-        return list(enumerate(lines))
-    if _DIAL.match(lines[0]) and lines[0][0] in "*_":
-        return [(0, " ".join(lines))]
+    first = next((i for i, text in enumerate(lines) if _DIAL_START.match(text) or DIAL.match(text)), None)
+    if first is None:
+        return None
     found: list[tuple[int, str]] = []
-    for index in range(len(lines) - 1, -1, -1):
-        if not (_DIAL.match(lines[index]) and lines[index][0] in "*_" and lines[index][-1] in "*_"):
-            break
-        found.insert(0, (index, lines[index]))
-    return found or None
+    for index in range(first, len(lines)):
+        if _DIAL_START.match(lines[index]) or DIAL.match(lines[index]):
+            found.append((index, lines[index]))
+        else:
+            found[-1] = (found[-1][0], f"{found[-1][1]} {lines[index]}")
+    return found if all(DIAL.match(text) for _, text in found) else None
 
 
 def blocks(lines: list[str]) -> list[tuple[Token, str]]:

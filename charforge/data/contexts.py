@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from rapidfuzz import fuzz
 
@@ -49,14 +50,19 @@ def split_examples(trait: Trait, heldout: float) -> tuple[tuple[Example, ...], t
 
 def system(constitution: Constitution, trait: Trait) -> Message:
     """The teacher's system message: who the character is, and one trait in full, as strong as its dials say."""
-    told = {
+    text = prompts.render("in_character", identity=constitution.identity, trait=_in_full(trait))
+    return {"role": "system", "content": text}
+
+
+def _in_full(trait: Trait) -> dict[str, Any]:
+    """What a teacher is told of a trait."""
+    return {
         "title": trait.title,
         "prose": " ".join(trait.prose.split()),
         "offers": [offer.rstrip(".") for offer in trait.offers],
         "shows": None if trait.is_boundary or trait.is_tension else _shows(trait.intensity),
         "scope": None if trait.where.kind == "everywhere" else str(trait.where),
     }
-    return {"role": "system", "content": prompts.render("in_character", identity=constitution.identity, trait=told)}
 
 
 def _shows(intensity: float) -> str:
@@ -110,8 +116,9 @@ def told(constitution: Constitution, trait: Trait, recipe: Recipe) -> str:
     return digest([system(constitution, trait), trait.summary, [[list(e.turns), e.contrast, e.why] for e in examples]])
 
 
-def voice(constitution: Constitution, kind: str, prompt: str, recipe: Recipe) -> tuple[Trait, list[Message]]:
+def voice(constitution: Constitution, row: dict[str, Any], recipe: Recipe) -> tuple[Trait, list[Message]]:
     """Everything before a draft by one voice of a council, and the trait of the voice that is closest to the prompt."""
+    prompt = row["prompt"]
 
     def closeness(trait: Trait) -> tuple[float, float]:
         texts = [*trait.probes, *(e.prompt[-1]["content"] for e in trait.examples)]
@@ -119,7 +126,8 @@ def voice(constitution: Constitution, kind: str, prompt: str, recipe: Recipe) ->
             trait.id + prompt
         )
 
-    pool = [trait for trait in constitution.traits if trait.is_boundary == (kind == "boundary")] or constitution.traits
+    fitting = [trait for trait in constitution.traits if trait.where.holds(row["context"])] or constitution.traits
+    pool = [trait for trait in fitting if trait.is_boundary == (row["kind"] == "boundary")] or fitting
     closest = max(pool, key=closeness)
     return closest, teacher(constitution, closest, prompt, recipe)
 
@@ -131,8 +139,7 @@ def reconcile(
     text = prompts.render(
         "council",
         identity=constitution.identity,
-        title=trait.title,
-        prose=" ".join(trait.prose.split()),
+        trait=_in_full(trait),
         procedure=constitution.procedure,
         drafts=[{"voice": name, "text": " ".join(draft.split())} for name, draft in drafts],
     )

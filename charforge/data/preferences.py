@@ -64,7 +64,8 @@ def _unusable(row: Row, recipe: Recipe, constitution: Constitution) -> str | Non
         return "empty"
     if row["finish"] == "length" and not row.get("trimmed"):
         return "cut at the token limit"
-    if any(leak in text for leak in (*_LEAKS, f"{constitution.name}:")):
+    speakers = [constitution.name, *(voice.constitution.name for voice in constitution.voices)]
+    if any(leak in text for leak in (*_LEAKS, *(f"{name}:" for name in speakers))):
         return "traces of the prompt"
     if repetition(text) > recipe.preferences.max_repetition:
         return "repetitive"

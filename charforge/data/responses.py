@@ -123,51 +123,51 @@ def run(work: Work) -> Row:
 
 
 def _drafts(work: Work, row: Row) -> list[Request]:
-    """Drafts by each voice of a council, as many as its weight gives it and at least one."""
+    """Drafts by each voice of a council: for every reply one by the lightest voice, and of the others as many as their
+    weight says (three at most)."""
     recipe, voices = work.recipe, work.constitution.voices
-    total = sum(voice.weight for voice in voices)
+    lightest = min(voice.weight for voice in voices)
     requests = []
     for voice in voices:
         name = voice.constitution.name
-        trait, messages = contexts.voice(voice.constitution, row["kind"], row["prompt"], recipe)
-        for sample in range(max(1, round(recipe.responses.samples * len(voices) * voice.weight / total))):
-            seed = seed_for(recipe.seed, NAME, row["id"], name, sample)
+        trait, messages = contexts.voice(voice.constitution, row, recipe)
+        heard = min(3, max(1, round(voice.weight / lightest)))
+        for number in range(recipe.responses.samples * heard):
+            seed = seed_for(recipe.seed, NAME, row["id"], name, number)
             about = {
                 **about_scenario(row),
                 "source": "voice",
                 "voice": name,
                 "voice_trait": trait.id,
-                "weight": round(voice.weight / total, 6),
-                "sample": sample,
+                "weight": voice.weight,
+                "sample": number // heard,
             }
-            requests.append(Request(tuple(messages), recipe.responses.sampling, seed, about))
+            requests.append(Request(tuple(messages), recipe.responses.sampling, seed, {**about, "number": number}))
     return requests
 
 
 def run_council(work: Work) -> Row:
-    """One reply for each round of drafts; a voice with more weight brings another draft to more of the rounds."""
-    groups: dict[str, dict[str, list[Row]]] = {}
+    """One reply for each round of drafts, of which every draft is in one."""
+    rounds: dict[tuple[str, int], list[Row]] = {}
     for row in work.rows("drafts"):
-        groups.setdefault(row["scenario"], {}).setdefault(row["voice"], []).append(row)
+        rounds.setdefault((row["scenario"], row["sample"]), []).append(row)
     requests = []
-    for voices in groups.values():
-        first = next(iter(voices.values()))[0]
-        trait = work.constitution.trait(first["trait"])
+    for (scenario, sample), drafts in rounds.items():
+        trait = work.constitution.trait(drafts[0]["trait"])
         # The weightiest voice speaks last, where a reader, and a small model, heeds it most.
-        ordered = sorted(voices.values(), key=lambda drafts: drafts[0]["weight"])
-        for sample in range(work.recipe.responses.samples):
-            heard = [drafts[sample % len(drafts)] for drafts in ordered]
-            said = [(draft["voice"], draft["text"]) for draft in heard if draft["text"].strip()]
-            messages = contexts.reconcile(work.constitution, trait, said, first["prompt"], work.recipe)
-            about = {
-                **{key: first[key] for key in ("scenario", "trait", "kind", "context", "prompt")},
-                "source": "council",
-                "voices": {draft["voice"]: draft["weight"] for draft in heard},
-                "drafts": [draft["key"] for draft in heard],
-                "sample": sample,
-            }
-            seed = seed_for(work.recipe.seed, COUNCIL, first["scenario"], sample)
-            requests.append(Request(tuple(messages), work.recipe.responses.sampling, seed, about))
+        heard = [d for d in sorted(drafts, key=lambda draft: draft["weight"]) if d["text"].strip()]
+        said = [(draft["voice"], draft["text"]) for draft in heard]
+        prompt = drafts[0]["prompt"]
+        messages = contexts.reconcile(work.constitution, trait, said, prompt, work.recipe)
+        about = {
+            **{key: drafts[0][key] for key in ("scenario", "trait", "kind", "context", "prompt")},
+            "source": "council",
+            "voices": {draft["voice"]: draft["weight"] for draft in heard},
+            "drafts": [draft["key"] for draft in heard],
+            "sample": sample,
+        }
+        seed = seed_for(work.recipe.seed, COUNCIL, scenario, sample)
+        requests.append(Request(tuple(messages), work.recipe.responses.sampling, seed, about))
     rows, about = complete(work, requests)
     write_rows(work.directory / "rows.jsonl", rows)
     return about

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 from rapidfuzz import fuzz, process
 
-from charforge.constitution import Constitution, Message, Trait, digest
+from charforge.constitution import Constitution, Message, Trait, digest, slugify
 from charforge.data import contexts, prompts
 from charforge.engine import Request, complete, seed_for
 from charforge.errors import UserError, did_you_mean
@@ -46,7 +46,7 @@ def stage(constitution: Constitution, recipe: Recipe, weights: Weights, process_
             "heldout_examples": recipe.judge.heldout_examples,
             "bank": digest(bank),
             "name": constitution.name,
-            "traits": {trait.id: _scenario_digest(trait) for trait in constitution.traits},
+            "traits": {trait.id: trait_digest(trait) for trait in constitution.traits},
             "prompts": prompts.digest("scenario"),
             "teacher": weights.identity,
             "engine": recipe.engine,
@@ -58,7 +58,8 @@ def stage(constitution: Constitution, recipe: Recipe, weights: Weights, process_
     )
 
 
-def _scenario_digest(trait: Trait) -> str:
+def trait_digest(trait: Trait) -> str:
+    """What the scenarios depend on of a trait."""
     return digest(
         [
             trait.section,
@@ -68,6 +69,7 @@ def _scenario_digest(trait: Trait) -> str:
             trait.look_alikes,
             trait.is_boundary,
             [example.prompt for example in trait.examples],
+            [temptation.prompt for temptation in trait.temptations],
         ]
     )
 
@@ -121,7 +123,7 @@ def authored(constitution: Constitution, recipe: Recipe) -> list[Row]:
 def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> list[Row]:
     settings = recipe.scenarios
     taken = {_normal(row["prompt"]) for row in known}
-    taken |= {_normal(e.prompt[-1]["content"]) for trait in constitution.traits for e in trait.examples}
+    taken |= {_normal(text) for text in _authored_prompts(constitution)}
     candidates = [
         (text, category)
         for category, texts in load_bank(Path(settings.bank)).items()
@@ -143,6 +145,13 @@ def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> li
     return rows
 
 
+def _authored_prompts(constitution: Constitution) -> list[str]:
+    """What users say in the constitution's own dialogues."""
+    prompts_of = [example.prompt for trait in constitution.traits for example in trait.examples]
+    prompts_of += [temptation.prompt for trait in constitution.boundaries for temptation in trait.temptations]
+    return [prompt[-1]["content"] for prompt in prompts_of]
+
+
 def _trait_for(constitution: Constitution, text: str, category: str) -> tuple[Trait, str]:
     """Which trait a general prompt is answered from: the closest boundary, or one drawn by intensity.
 
@@ -157,7 +166,7 @@ def _trait_for(constitution: Constitution, text: str, category: str) -> tuple[Tr
         return closest, "boundary" if category == "boundary" else "look-alike"
     pool = [t for t in constitution.traits if not t.is_boundary and t.intensity > 0 and t.where.holds(category)]
     if category == "identity":
-        pool = [trait for trait in pool if trait.section.lower() in _ABOUT_ITSELF] or pool
+        pool = [trait for trait in pool if slugify(trait.section) in _ABOUT_ITSELF] or pool
     pool = pool or list(constitution.traits)
 
     def height(trait: Trait) -> float:
@@ -204,8 +213,7 @@ def run(work: Work) -> Row:
     constitution, recipe = work.constitution, work.recipe
     rows = authored(constitution, recipe)
     drawn, about = complete(work, _expansion_requests(constitution, recipe, rows))
-    reserved = [e.prompt[-1]["content"] for t in constitution.traits for e in t.examples]
-    known = [_normal(text) for text in [*(row["prompt"] for row in rows), *reserved]]
+    known = [_normal(text) for text in [*(row["prompt"] for row in rows), *_authored_prompts(constitution)]]
     drops = {"no usable line": 0, "too close to a known prompt": 0}
     for draft in drawn:
         text = _clean(draft["text"])

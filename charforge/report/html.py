@@ -25,6 +25,7 @@ _UNTRAINED, _PROMPTED = "untrained", "prompted"
 _GLYPHS = {"base": "○", "prompted": "■", "middle": "▲", "final": "◆"}
 _JUDGES = {
     "likelihood_ratio": "How much likelier the constitution makes the reply to a model, per token.",
+    "corpus": "How much likelier pages that the person wrote make the reply to a model, per token.",
     "pairwise": "A model is asked which of two replies is the character's, in both orders.",
 }
 _KINDS = {

@@ -132,7 +132,11 @@ def describe(name: str, result: dict[str, Any]) -> str:
         reused = result["copied"] + result["kept"]
         return f"{result['rows']} rows" + (f", {reused} of them kept" if reused else "")
     if name == "judge":
-        return ", ".join(f"{kind} right on {value:.2f}" for kind, value in result["accuracy"].items())
+        void = result.get("unscored", {})
+        return ", ".join(
+            f"{kind} right on {value:.2f}" + (f", no verdict on {void[kind]}" if void.get(kind) else "")
+            for kind, value in result["accuracy"].items()
+        )
     if name == "preferences":
         return f"{result['sft']} SFT rows, {result['pairs']} pairs"
     if "rows_kept" in result:

@@ -36,7 +36,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=1,
+        version=2,
         identity={
             "judges": judge.identity(constitution, recipe, second=False),
             "settings": recipe.preferences.model_dump(mode="json"),

@@ -29,7 +29,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=1,
+        version=2,
         identity={
             "judges": judge.identity(constitution, recipe, second=True),
             "min_accuracy": recipe.judge.min_accuracy,

@@ -25,10 +25,10 @@ type: setup ## mypy --strict.
 check: lint type ## Lint and types.
 
 quick: setup ## The tests that run no model.
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow"
 
 test: check ## Lint, types and all tests, with real models.
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadgroup
 
 docs: setup ## Write the generated pages: recipe reference and command line.
 	$(BIN)/python docs/generate.py

@@ -8,8 +8,13 @@ traceback. The exit codes are part of the command line's contract: 0 done, 1 a s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,30 @@ class Problems(UserError):
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        lines = [str(problem) for problem in self.problems]
+        lines = condensed(self.problems, lambda problem: _kind(problem.message))
         if self.hint:
             lines.append(self.hint)
         return "\n".join(lines)
+
+
+def _kind(message: str) -> str:
+    """A message without what is particular to its place: its numbers and quotations."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "", message)
+
+
+def condensed(items: Sequence[T], kind: Callable[[T], str], most: int = 6) -> list[str]:
+    """Items as lines, in their order; of many of one kind the first few, and how many more there are."""
+    counts = Counter(kind(item) for item in items)
+    shown: Counter[str] = Counter()
+    lines = []
+    for item in items:
+        name = kind(item)
+        shown[name] += 1
+        if counts[name] <= most + 1 or shown[name] < most:
+            lines.append(str(item))
+        elif shown[name] == most:
+            lines.append(f"{item}\n  ... and {counts[name] - most} more like this")
+    return lines
 
 
 class StageError(CharforgeError, RuntimeError):

@@ -52,6 +52,7 @@ FORMS = (
     'never begins with "..."',
     'ends with "..."',
     'never ends with "..."',
+    'last sentence begins with "..."',
     "matches /.../",
     "never matches /.../",
     "speaks as I",
@@ -59,6 +60,21 @@ FORMS = (
     "speaks to you",
     "never speaks to you",
     "written in LANGUAGE",
+)
+
+# How else people say it.
+_SYNONYMS = (
+    (r"(starts?|opens?|begin) with\b", 'begins with "..."'),
+    (r"(contains?|includes?|say|uses? the words?)\b", 'says "..."'),
+    (r"(never|no|does not|doesn't) (contain|say|use)", 'never says "..."'),
+    (r"(max(imum)?|under|below|less than|fewer than|up to|no more than)\b.*\bword", "at most N words"),
+    (r"(min(imum)?|over|more than)\b.*\bword", "at least N words"),
+    (r"(max(imum)?|under|below|less than|fewer than|up to|no more than)\b.*\bsentence", "at most N sentences"),
+    (r"(end|finish(es)?) (with|in) a question", "ends with a question"),
+    (r"(closes?|finish(es)?|end) with\b", 'ends with "..."'),
+    (r"(no|never) bullet", "no lists"),
+    (r"(first person|says i)\b", "speaks as I"),
+    (r"(second person|says you)\b", "speaks to you"),
 )
 
 Check = Callable[[str], bool]
@@ -156,7 +172,12 @@ def _check(text: str) -> Check:
             return check
     if text in FORMS:
         raise UserError(f"marker {text!r} has a blank to fill in", hint="N is a number, ... your own words")
-    raise UserError(f"unknown marker {text!r}{did_you_mean(text, FORMS)}", hint="the forms are: " + "; ".join(FORMS))
+    for said, form in _SYNONYMS:
+        if re.match(said, text, re.IGNORECASE):
+            raise UserError(f"unknown marker {text!r}; did you mean {form!r}?")
+    close = did_you_mean(text, FORMS)
+    hint = "the forms are: " + "; ".join(FORMS)
+    raise UserError(f"unknown marker {text!r}{close if 'did you mean' in close else ''}", hint=hint)
 
 
 def _counting(text: str) -> Check | None:
@@ -182,7 +203,7 @@ def _counting(text: str) -> Check | None:
 
 def _phrases(text: str) -> Check | None:
     """``says``, ``begins with`` and ``ends with``, each with quoted phrases."""
-    match = re.fullmatch(r"(never )?(says|begins with|ends with) (.+)", text, re.IGNORECASE)
+    match = re.fullmatch(r"(never )?(says|begins with|ends with|last sentence begins with) (.+)", text, re.IGNORECASE)
     if not match:
         return None
     phrases = [_plain(phrase) for phrase in _QUOTED.findall(match[3])]
@@ -198,7 +219,9 @@ def _phrases(text: str) -> Check | None:
         plain = _plain(reply)
         if verb == "says":
             return any(phrase in plain for phrase in phrases)
-        if verb == "begins with":
+        if verb.startswith("last"):
+            plain = _plain((sentences(reply) or [""])[-1])
+        if verb.endswith("begins with"):
             return any(plain.lstrip(_OPENERS).startswith(phrase) for phrase in phrases)
         # With or without the full stop that closes it.
         ends = (plain, plain.rstrip(_CLOSERS), plain.rstrip(_CLOSERS + ".!?…"))

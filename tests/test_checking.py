@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import resource
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,7 @@ def planted() -> dict[str, str]:
         "CF025": JUNO.replace("## Self-knowledge", "## Selfknowledge"),
         "CF026": JUNO.replace("everywhere except creative", "everywhere except creativ"),
         "CF027": JUNO.replace("name: Juno", "name: Juno\ncorpus: nowhere"),
+        "CF029": JUNO.replace(SAFETY_MARKERS, '- never says "I\'m sorry, but"'),
         "CF028": JUNO.replace("*Intensity: 0.6*", "<!-- charforge: ignore CF016 -->\n\n*Intensity: 0.6*"),
     }
 
@@ -200,17 +201,17 @@ def large(traits: int) -> str:
 
 
 def test_two_hundred_traits_in_a_second(tmp_path: Path) -> None:
-    """The whole command, Python's start included."""
+    """The whole command, Python's start included, in processor time: other tests may share the machine."""
     path = tmp_path / "large.md"
     path.write_text(large(200), encoding="utf-8")
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run_cli("constitution", "check", "large.md", "--json", cwd=tmp_path)
-        seconds.append(time.monotonic() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["constitutions"][0]["traits"] == 200
-    # The fastest of three: the others may have shared the machine.
     assert min(seconds) < 1.0, seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from charforge.data.contexts import judge, split_examples, teacher
 from charforge.errors import CharforgeError, Problems, UserError
 from charforge.markers import parse_marker
 from charforge.recipe import Recipe
-from tests.conftest import SMALL
+from tests.conftest import SMALL, run_cli
 
 HERE = Path("here.md")
 
@@ -159,6 +160,63 @@ def test_wrapped_speeches_are_whole() -> None:
     assert "- soft\n- firm" in parse(listed, HERE).traits[0].examples[0].reply
     identity = SMALL.replace("made on purpose to be", "made on\npurpose to be")
     assert parse(identity, HERE).identity == parse(SMALL, HERE).identity
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("## Boundaries", "# Boundaries", "is a title in the middle"),
+        ("#### Probes", "### Probes", "'### Probes' would be a trait of that name"),
+        ("#### Examples\n\n> **User:** How long", "> **User:** How long", "a dialogue stands in the prose"),
+        ("*Intensity: 0.9*", "- Intensity: 0.9", "'Intensity' is not written as a dial"),
+        ("*Intensity: 0.9*", "*Intensity = 0.9*", "'Intensity' is not written as a dial"),
+        ("*Intensity: 0.9*", "*Intensity: 90%*", "write 0.9"),
+        ("*Intensity: 0.9*", "<!-- open", "a comment is not closed"),
+        ("I end every reply with a question.", "###Asks\n\nI end it.", "a heading needs a space after its #"),
+        ("name: Pip", "name: User", "has a meaning of its own"),
+        ("summary: A small", "summary: A: small", "stands in quotes"),
+        ("**Pip:** Six", "Pip: Six", "its reply begins with **Pip:**"),
+        ("- How do I sharpen", "\u2022 How do I sharpen", "does not begin with '- '"),
+    ],
+)
+def test_what_writers_get_wrong(old: str, new: str, message: str) -> None:
+    assert old in SMALL
+    found = problems_of(SMALL.replace(old, new, 1))
+    assert any(message in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("> **Pip:** Six", "> **Pip**: Six"),
+        ("> **Pip:** Six", "> **Pip\uff1a** Six"),
+        ("Six minutes for a soft one.", "Six minutes <!-- check --> for a soft one."),
+        ("It keeps the talk going.", "It keeps <!-- why? -->the talk going."),
+    ],
+)
+def test_other_ways_that_mean_the_same(old: str, new: str) -> None:
+    text = SMALL.replace(old, new, 1)
+    assert text != SMALL and parse(text, HERE).digest == parse(SMALL, HERE).digest
+
+
+def test_two_spellings_that_look_alike_are_alike() -> None:
+    text = SMALL.replace("Pip", "Zo\u00eb")
+    mixed = text.replace("**Zo\u00eb:** Six", "**Zoe\u0308:** Six")
+    assert parse(mixed, HERE) == parse(text, HERE)
+
+
+def test_a_flood_is_shortened(tmp_path: Path) -> None:
+    (tmp_path / "x.md").write_text(SMALL.replace("\n> ", "\n"), encoding="utf-8")
+    done = run_cli("constitution", "check", "x.md", cwd=tmp_path)
+    assert done.returncode == 2 and "more like this" in done.stderr
+    assert len(done.stderr.splitlines()) < 40
+    data = json.loads(run_cli("constitution", "check", "x.md", "--json", cwd=tmp_path).stdout)
+    assert len(data["problems"]) > 20
+    (tmp_path / "word.md").write_bytes(b"PK\x03\x04\x00\xff")
+    assert "this is no text" in run_cli("constitution", "check", "word.md", cwd=tmp_path).stderr
+    # A name without its ending, and a shipped one in capitals.
+    (tmp_path / "pip.md").write_text(SMALL, encoding="utf-8")
+    assert "pip@1.0.0" in run_cli("constitution", "check", "pip", "TOVE", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,10 @@ def test_scope_keeps_a_trait_out_of_data_and_measures(tmp_path: Path) -> None:
     assert [
         r for r in scenarios.authored(everywhere, settings) if r["trait"] == "asks-back" and r["context"] == "identity"
     ]
-    assert "everywhere except identity" in contexts.system(narrow, narrow.traits[0])["content"]
+    assert (
+        "I keep to this everywhere except in talk about myself and what I decline."
+        in contexts.system(narrow, narrow.traits[0])["content"]
+    )
     row = {"trait": "kind", "kind": "general", "context": "identity"}
     required = {m.text for m in preferences._required(row, settings, everywhere)}
     assert "ends with a question" in required
@@ -104,13 +107,26 @@ def test_scope_keeps_a_trait_out_of_data_and_measures(tmp_path: Path) -> None:
     [
         ("everywhere", Scope(), "code", None),
         ("everywhere except code and emergencies", Scope("except", ("code", "emergencies")), "factual", "code"),
+        ("everywhere except in code or factual.", Scope("except", ("code", "factual")), "creative", "factual"),
         ("only creative, planning", Scope("only", ("creative", "planning")), "planning", "code"),
     ],
 )
 def test_scopes(text: str, scope: Scope, inside: str, outside: str | None) -> None:
     found = dialled("0.9", text).traits[0].where
-    assert found == scope and found.holds(inside) and found.holds(None)
+    assert found == scope and found.holds(inside)
+    # A context that nobody named is inside all but `only`.
+    assert found.holds(None) == (found.kind != "only")
     assert outside is None or not found.holds(outside)
+
+
+def test_a_trait_for_one_context_is_kept_to_it(tmp_path: Path) -> None:
+    constitution, settings = dialled("0.95", "only in emergencies"), recipe(tmp_path)
+    own = [r for r in scenarios.authored(constitution, settings) if r["trait"] == "asks-back" and r["source"] != "bank"]
+    assert own and {row["context"] for row in own} == {"emergencies"}
+    elsewhere = {"trait": "kind", "kind": "probe", "context": None}
+    assert preferences._required(elsewhere, settings, constitution) == []
+    assert preferences._required({**elsewhere, "trait": "asks-back", "context": "emergencies"}, settings, constitution)
+    assert "I keep to this only in emergencies." in contexts.system(constitution, constitution.traits[0])["content"]
 
 
 def test_temptations_become_training_text() -> None:

@@ -34,6 +34,7 @@ LIST = "Try this:\n- one\n- two"
         ("at least 2 paragraphs", "One.\n\nTwo.", "One.\nStill one."),
         ('never ends with "bye"', "Bye is what I say.", "I say bye."),
         ('ends with ":)"', "Bye :)", "Bye :("),
+        ('last sentence begins with "next"', 'Turn it. "Next, wait."', "Next, wait. Then turn."),
         ("uses a list", LIST, "one, two"),
         ("no exclamation marks", "Well.", "Well!"),
         ("no emoji", "A plain :) face", "A face 🙂"),
@@ -61,6 +62,22 @@ def test_forms(marker: str, passes: str, fails: str) -> None:
     check = parse_marker(marker)
     assert check.shows(passes)
     assert not check.shows(fails)
+
+
+@pytest.mark.parametrize(
+    ("written", "form"),
+    [
+        ('starts with "No"', 'begins with "..."'),
+        ("max 50 words", "at most N words"),
+        ("contains soup", 'says "..."'),
+        ("finishes with a question", "ends with a question"),
+        ("no bullets", "no lists"),
+    ],
+)
+def test_other_ways_to_say_it(written: str, form: str) -> None:
+    with pytest.raises(UserError, match="did you mean") as error:
+        parse_marker(written)
+    assert form in error.value.message
 
 
 def test_every_form_is_tested() -> None:

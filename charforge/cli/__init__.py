@@ -203,6 +203,16 @@ def recipe_copy(
             raise UserError("the file exists already", place=str(path), hint="choose another place")
     text = source.read_text(encoding="utf-8")
     lines = [f"constitution: {named}" if ln.startswith("constitution:") else ln for ln in text.splitlines()]
+    if constitution_path is not None:
+        # What the shipped recipe expects of its own character is not so of another.
+        while lines and lines[0].startswith("#"):
+            lines.pop(0)
+        lines = [
+            f"# Train {named} as the shipped recipe {name} does.",
+            "#",
+            f"#   charforge train {target.name}",
+            *lines,
+        ]
     text = "\n".join(lines).replace(f"charforge train recipes/{source.name}", f"charforge train {target.name}")
     for path, place in copies.items():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +236,13 @@ def _companions(path: Path, folder: Path) -> dict[Path, Path]:
 def recipe_check(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa: B006
     """Check a recipe and its constitution without running anything."""
     plan = _plan(recipe, set_)
+    from charforge.constitution.checking import check
+
+    warnings = check(plan.constitution)[0]
     typer.echo(f"{recipe}: {plan.constitution.reference}, {len(plan.stages)} stages")
+    if warnings:
+        path = plan.constitution.path
+        typer.echo(f"its constitution has {len(warnings)} warnings: charforge constitution check {path}")
 
 
 @recipe_app.command("schema")

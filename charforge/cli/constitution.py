@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charforge.errors import Place, Problems, UserError, did_you_mean, raise_problems
+from charforge.errors import Place, Problems, UserError, condensed, did_you_mean, raise_problems
 
 if TYPE_CHECKING:
     from charforge.constitution import Constitution
@@ -29,14 +29,19 @@ StoreOption = Annotated[Path | None, typer.Option("--store", help="The folder of
 
 def find(path: Path) -> Path:
     """A constitution's path: as given, or a shipped one by its bare name."""
+    if path.is_dir():
+        raise UserError("this is a folder", place=str(path), hint="name a file in it")
     if path.exists() or path.suffix or len(path.parts) > 1:
         return path
     from charforge import shipped
 
-    known = [p.stem for p in shipped.folder("constitutions").glob("*.md")]
-    if str(path) not in known:
-        raise UserError("no such constitution", place=str(path), hint=f"shipped are: {', '.join(sorted(known))}")
-    return shipped.find("constitutions", str(path), ".md")
+    if path.with_suffix(".md").exists():
+        return path.with_suffix(".md")
+    known = {p.stem.lower(): p.stem for p in shipped.folder("constitutions").glob("*.md")}
+    if str(path).lower() not in known:
+        close = did_you_mean(str(path).lower(), [p.stem for p in Path().glob("*.md")] + list(known))
+        raise UserError(f"no such constitution{close}", place=str(path))
+    return shipped.find("constitutions", known[str(path).lower()], ".md")
 
 
 def _write(path: Path, text: str) -> None:
@@ -143,8 +148,8 @@ def check(
         }
         typer.echo(json.dumps({**data, "void": reports} if void else data, indent=1, ensure_ascii=False))
     else:
-        for warning in warnings:
-            typer.echo(str(warning))
+        for line in condensed(warnings, lambda warning: f"{warning.code} {warning.place.name}"):
+            typer.echo(line)
         for item in found:
             typer.echo(_line(item))
         for name, report in reports.items():
@@ -282,7 +287,7 @@ def _print_void(name: str, report: dict[str, Any]) -> None:
     sampled = "model" in report
     if sampled:
         table.add_column("spread", justify="right")
-    for item in report["situations"]:
+    for item in sorted(report["situations"], key=lambda item: item["answer"] != "not at all"):
         where = f"{item['where']} ({item['basis']})" if item["where"] else ""
         cells = [escape(item["title"]), item["answer"], escape(where)]
         if sampled:
@@ -361,7 +366,7 @@ def show(
         # Without what the sheet has said already, unless one trait was asked for.
         text = item["told"].removeprefix(constitution.identity).strip() if trait is None else item["told"]
         typer.echo(text)
-        typer.echo(f"markers: {'; '.join(item['markers']) or 'none'}\n")
+        typer.echo(f"(checked, and shown to no model: {'; '.join(item['markers']) or 'no markers'})\n")
 
 
 @app.command()
@@ -432,6 +437,8 @@ def fmt(
     else:
         for file in changed:
             typer.echo(f"{'would change' if check_only else 'formatted'} {file}")
+        if not changed and not problems:
+            typer.echo("nothing to change")
         raise_problems(problems)
     if changed and check_only:
         raise typer.Exit(2)

@@ -231,6 +231,12 @@ def _unsaid_self(context: _Context) -> Iterator[Finding]:
         yield Finding("CF011", "neither self_description nor Identity says what the character is", context.start)
     if not constitution.boundaries and len(constitution.traits) > 3:
         yield Finding("CF011", "there are no boundaries: what does it decline, and why?", context.start)
+    if not constitution.section("identity"):
+        yield Finding(
+            "CF011", "there is no Identity section, so the introduction is all that a model is told", context.start
+        )
+    if len(constitution.traits) > 3 and not any(trait.is_voice for trait in constitution.traits):
+        yield Finding("CF011", "no trait stands in a section Voice: nothing is heard in every reply", context.start)
     if (
         constitution.front.predecessors
         and not constitution.section("predecessors")
@@ -244,15 +250,14 @@ def _unsaid_self(context: _Context) -> Iterator[Finding]:
 
 def _near_duplicates(context: _Context) -> Iterator[Finding]:
     traits = context.constitution.traits
-    prose = [" ".join(re.findall(r"\w+", trait.prose.lower())) for trait in traits]
-    titles = [" ".join(re.findall(r"\w+", trait.title.lower())) for trait in traits]
-    # Words in any order, so that a shuffled paragraph is the same one; titles exactly, since few words differ by much.
-    by_prose = process.cdist(prose, prose, scorer=fuzz.token_sort_ratio, score_cutoff=80, workers=-1)
-    by_title = process.cdist(titles, titles, scorer=fuzz.token_sort_ratio, score_cutoff=92, workers=-1)
+    # Words in any order, so that a shuffled paragraph is the same one.
+    prose = [" ".join(sorted(re.findall(r"\w+", trait.prose.lower()))) for trait in traits]
+    titles = [" ".join(sorted(re.findall(r"\w+", trait.title.lower()))) for trait in traits]
     for i, trait in enumerate(traits):
         for j in range(i):
-            if by_prose[i][j] or by_title[i][j]:
-                what = "reads like" if by_prose[i][j] else "is called almost like"
+            alike = fuzz.ratio(prose[i], prose[j], score_cutoff=80)
+            if alike or fuzz.ratio(titles[i], titles[j], score_cutoff=92):
+                what = "reads like" if alike else "is called almost like"
                 yield _of(trait, "CF012", f"{trait.title!r} {what} {traits[j].title!r} (line {traits[j].line})")
                 break
 
@@ -281,11 +286,9 @@ def _contexts_of(trait: Trait) -> tuple[str | None, ...]:
     """The contexts that a trait's dialogues are about, as far as the trait says."""
     if trait.where.kind == "only":
         return trait.where.contexts
-    if trait.is_boundary:
-        return ("boundary",)
-    if slugify(trait.section) in ("self-knowledge", "predecessors"):
+    if trait.context is None and slugify(trait.section) in ("self-knowledge", "predecessors"):
         return ("identity",)
-    return (None,)
+    return (trait.context,)
 
 
 def _others_markers(context: _Context) -> Iterator[Finding]:
@@ -301,7 +304,8 @@ def _others_markers(context: _Context) -> Iterator[Finding]:
                     yield _of(
                         trait,
                         "CF014",
-                        f"the reply breaks a marker of {owner.title!r}, which holds in every reply: {marker.text}",
+                        f"the reply breaks a marker of {owner.title!r}, which is heard in every reply in its scope: "
+                        f"{marker.text}",
                         dialogue.place,
                     )
 
@@ -392,15 +396,27 @@ def _false_claims(context: _Context) -> Iterator[Finding]:
     ]
     said += [(trait.id, trait.place, trait.prose) for trait in constitution.traits]
     said.append((None, context.start, constitution.identity))
-    for trait_id, place, text in said:
+    for trait_id, start, text in said:
         for sentence in sentences(re.sub(r"[\"“][^\"”]*[\"”]", '""', text.replace("’", "'"))):
             found = _FALSE_CLAIMS.search(sentence)
             if found and not _DENIED.search(sentence):
                 claim = " ".join(found[0].split())
+                place = _locate(start, claim)
                 yield Finding(
                     "CF017", f"{claim!r} is false of a language model: {_shorten(sentence)!r}", place, trait_id
                 )
                 break
+
+
+def _locate(start: Place, words: str) -> Place:
+    """The line from `start` on that holds these words; `start` if none does (it is wrapped, or in another file)."""
+    path = Path(start.name)
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").replace("’", "'").split("\n")
+        for number in range((start.line or 1) - 1, len(lines)):
+            if words in lines[number]:
+                return Place(start.name, number + 1, lines[number].index(words) + 1)
+    return start
 
 
 _GENERIC = frozenset(
@@ -515,8 +531,14 @@ def _long_summary(context: _Context) -> Iterator[Finding]:
 def _weak_contrast(context: _Context) -> Iterator[Finding]:
     for trait in context.constitution.traits:
         for example in trait.examples:
-            if example.contrast and fuzz.token_sort_ratio(example.contrast.lower(), example.reply.lower()) > 85:
+            if not example.contrast:
+                continue
+            if fuzz.token_sort_ratio(example.contrast.lower(), example.reply.lower()) > 85:
                 yield _of(trait, "CF023", "the 'Not this' says almost what the reply says", example.place)
+            longer = word_count(example.contrast) / max(word_count(example.reply), 1)
+            if longer > 5 or longer < 0.2:
+                many = f"{word_count(example.contrast)} words against {word_count(example.reply)}"
+                yield _of(trait, "CF023", f"the 'Not this' teaches length and little else: {many}", example.place)
 
 
 def _blind_markers(context: _Context) -> Iterator[Finding]:
@@ -532,6 +554,14 @@ def _blind_markers(context: _Context) -> Iterator[Finding]:
                 "CF024",
                 f"the markers of {trait.title!r} pass {len(passing)} of {len(contrasts)} contrasts: they do not tell it",
             )
+
+
+def _nothing_to_hear(context: _Context) -> Iterator[Finding]:
+    for trait in context.constitution.traits:
+        if trait.is_voice and trait.intensity >= EVERYWHERE and not trait.markers:
+            yield _of(trait, "CF029", f"{trait.title!r} is heard in every reply, and no marker says how to hear it")
+        if trait.is_boundary and not any(marker.is_signature for marker in trait.markers):
+            yield _of(trait, "CF029", f"the boundary {trait.title!r} has no marker 'says ...' to know its refusals by")
 
 
 def _unknown_sections(context: _Context) -> Iterator[Finding]:
@@ -612,5 +642,6 @@ RULES: dict[str, Callable[[_Context], Iterable[Finding]]] = {
     "CF025": _unknown_sections,
     "CF026": _unknown_contexts,
     "CF027": _evidence,
+    "CF029": _nothing_to_hear,
     "CF028": lambda context: (),  # a comment that silences nothing: found by `check` itself
 }

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import yaml
+
 from charforge.constitution.model import slugify
 from charforge.constitution.parsing import load
 from charforge.errors import UserError
@@ -24,11 +26,15 @@ def new(name: str, template: Path, folder: Path) -> str:
             f"{name!r} can not be a character's name",
             hint="begin with a letter, at most 60 characters, none of * : [ ] { } # >",
         )
+    if name.lower() in ("user", "not this", "why", "sides with", "thought"):
+        raise UserError(f"{name!r} has a meaning of its own in dialogues", hint="choose another name")
     known = load(template)
     text = template.read_text(encoding="utf-8")
     text = re.sub(rf"\b{re.escape(known.name)}\b", lambda _: name, text)
     # In capitals where the template shouts it, such as in a comment.
     text = re.sub(rf"\b{re.escape(known.name.upper())}\b", lambda _: name.upper(), text)
+    if not isinstance(yaml.safe_load(name), str):  # such as Yes, which YAML takes for true
+        text = text.replace(f"\nname: {name}\n", f'\nname: "{name}"\n', 1)
     text = re.sub(r"(?m)\A(---\n(?:.*\n)*?version: ).*$", r"\g<1>0.1.0", text, count=1)
     front, separator, body = text.removeprefix("---\n").partition("\n---\n")
     for relative in (*known.front.include, *(v.voice for v in known.front.council), known.front.corpus):

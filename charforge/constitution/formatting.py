@@ -14,10 +14,18 @@ import yaml
 from markdown_it.token import Token
 
 from charforge.constitution.model import Constitution, FrontMatter
-from charforge.constitution.parsing import DIAL, NOTES, PARTS, blocks, bullets, dial_lines, parse, quoted
+from charforge.constitution.parsing import (
+    DIAL,
+    NOTES,
+    PARTS,
+    SPEAKER,
+    blocks,
+    bullets,
+    dial_lines,
+    parse,
+    quoted,
+)
 from charforge.errors import CharforgeError
-
-_SPEAKER = re.compile(r"^\*\*(?P<name>[^*]+?):\*\*\s?(?P<text>.*)$")
 
 
 def canonical(text: str, path: Path) -> str:
@@ -108,7 +116,7 @@ def _dialogue(lines: list[str], token: Token, name: str) -> str:
     known = {word.lower(): word for word in (*NOTES, "User", name)}
     out: list[str] = []
     for _, text in quoted(lines, token):
-        if match := _SPEAKER.match(text):
+        if match := SPEAKER.match(text):
             while out and not out[-1]:
                 out.pop()
             if out:

@@ -39,6 +39,18 @@ CONTEXTS = (
 )
 
 
+_CONTEXT_WORDS = {
+    "everyday": "everyday talk",
+    "factual": "questions of fact",
+    "creative": "stories and poems",
+    "emotional": "talk about feelings",
+    "identity": "talk about myself",
+    "opinion": "questions of opinion",
+    "planning": "plans",
+    "boundary": "what I decline",
+}
+
+
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -91,6 +103,13 @@ class FrontMatter(BaseModel):
     authors: Words = ()
     """Who wrote it."""
 
+    @field_validator("name")
+    @classmethod
+    def _free_name(cls, value: str) -> str:
+        if value.lower() in ("user", "not this", "why", "sides with", "thought"):
+            raise ValueError(f"{value!r} has a meaning of its own in dialogues; choose another name")
+        return value
+
     @field_validator("language")
     @classmethod
     def _known_language(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,10 +126,17 @@ class Scope:
     contexts: tuple[str, ...] = ()
 
     def holds(self, context: str | None) -> bool:
-        """Whether the trait applies in this context; None is a context that nobody named, where it does."""
-        if context is None or self.kind == "everywhere":
+        """Whether the trait applies in this context. None is a context that nobody named: outside every `only`."""
+        if self.kind == "everywhere":
             return True
         return (context in self.contexts) == (self.kind == "only")
+
+    @property
+    def words(self) -> str:
+        """The scope as a character would say it, after "I keep to this"; empty for everywhere."""
+        names = [_CONTEXT_WORDS.get(name, name) for name in self.contexts]
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        return {"everywhere": "", "except": f"everywhere except in {listed}", "only": f"only in {listed}"}[self.kind]
 
     def __str__(self) -> str:
         names = ", ".join(self.contexts)
@@ -207,6 +233,13 @@ class Trait:
     @property
     def where(self) -> Scope:
         return self.scope or Scope()
+
+    @property
+    def context(self) -> str | None:
+        """The context of the trait's own prompts, as far as the trait says."""
+        if self.is_boundary:
+            return "boundary"
+        return self.where.contexts[0] if self.where.kind == "only" else None
 
     @property
     def line(self) -> int:

@@ -7,6 +7,7 @@ The format is made for writers (docs/constitution.md): YAML front matter, ``##``
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -40,16 +41,22 @@ DIALS = ("Intensity", "Scope", "Between", "Evidence")
 # Said beside the turns of a dialogue, by nobody in it.
 NOTES = ("Not this", "Why", "Sides with", "Thought")
 
-_SPEAKER = re.compile(r"^\*\*(?P<name>[^*]+?):\*\*\s?(?P<text>.*)$")
+# **Name:** is the form; **Name**: and a full-width colon are understood.
+SPEAKER = re.compile(r"^\*\*(?P<name>[^*]+?)\s*(?:[:：]\*\*|\*\*\s*[:：])\s?(?P<text>.*)$")
 # A dial stands in italics, so that a sentence that happens to begin like one is none; a bare number is plain enough.
 DIAL = re.compile(
-    rf"^(?:[*_]{{1,2}}(?P<dial>{'|'.join(DIALS)}):\s*(?P<value>.*?)[*_]{{1,2}}|Intensity:\s*(?P<number>[\d.]+))$",
+    rf"^(?:[*_]{{1,2}}(?P<dial>{'|'.join(DIALS)}):\s*(?P<value>.*?)[*_]{{1,2}}"
+    r"|Intensity:\s*(?P<number>[\d.]+)|Scope:\s*(?P<scope>(?:everywhere|only)\b.*)|Between:\s*(?P<between>.+ / .+))$",
     re.IGNORECASE | re.DOTALL,
 )
 _DIAL_START = re.compile(rf"^[*_]{{1,2}}(?:{'|'.join(DIALS)}):", re.IGNORECASE)
-_LOOKS_LIKE_DIAL = re.compile(r"^[*_]{1,2}(?P<word>[A-Za-z]+)\s*:[^*_]*[*_]{1,2}$")
+_LOOKS_LIKE_DIAL = re.compile(
+    r"^(?:[-*+]\s+)?(?:[*_]{1,2}(?P<word>[A-Za-z]+)\s*[:=][^*_]*[*_]{1,2}|(?P<plain>Intensity|Scope|Between)\s*[:=].*)$",
+    re.IGNORECASE,
+)
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_SILENCE = re.compile(r"<!--\s*charforge:\s*ignore\s+(?P<codes>CF\d+(?:[\s,]+CF\d+)*)", re.IGNORECASE)
+_INLINE_COMMENT = re.compile(r"(?<=\s)<!--.*?-->\s?|<!--.*?-->", re.DOTALL)
+_SILENCE = re.compile(r"<!--\s*charforge:?\s*ignore\s+(?P<codes>CF\d+(?:[\s,]+CF\d+)*)", re.IGNORECASE)
 
 
 def load(path: Path) -> Constitution:
@@ -72,6 +79,12 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise UserError("no such constitution", place=str(path), hint=_nearby(path)) from None
     except UnicodeDecodeError as error:
+        if b"\x00" in error.object[:4096] or error.object.startswith((b"PK", b"%PDF")):
+            raise UserError(
+                "this is no text (a word processor's file, a picture?)",
+                place=Place(str(path), 1, 1),
+                hint="save it as plain text, in UTF-8",
+            ) from error
         line = error.object[: error.start].count(b"\n") + 1
         column = error.start - error.object.rfind(b"\n", 0, error.start)
         raise UserError(
@@ -122,7 +135,8 @@ class _Parser:
     """
 
     def __init__(self, text: str, path: Path, outer: _Parser | None = None) -> None:
-        text = text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff")
+        # One form of accented letters, so that two spellings that look alike are alike.
+        text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff"))
         self.path = path
         self.outer = outer
         self.main: _Parser = outer.main if outer else self
@@ -266,6 +280,8 @@ class _Parser:
             for code in re.findall(r"CF\d+", found["codes"], re.IGNORECASE):
                 place = self.place(line + text[: found.start()].count("\n"))
                 self.main.silenced.append(Silence(code.upper(), slugify(trait) if trait else None, place))
+        if "-->" not in text:
+            self.problem("a comment is not closed: everything below it is lost", line, "end it with -->")
         if _COMMENT.sub("", text).strip():
             self.problem("text beside a comment would be lost", line, "give the comment lines of its own")
 
@@ -275,7 +291,11 @@ class _Parser:
             data = yaml.safe_load(content) or {}
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            self.problem(f"front matter: {getattr(error, 'problem', None) or error}", (mark.line + 2) if mark else 1)
+            self.problem(
+                f"front matter: {getattr(error, 'problem', None) or error}",
+                (mark.line + 2) if mark else 1,
+                'each line is "key: value"; a value that holds a colon or a bracket stands in quotes',
+            )
             return
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             self.problem(f"front matter: {error}", 1)
@@ -319,10 +339,20 @@ class _Parser:
                     self.problem(f"front matter: {key} {data[key]!r} must hold no * and no colon", where)
                 else:
                     said = item["msg"].removeprefix("Value error, ")
-                    self.problem(f"front matter: {'.'.join(path)}: {said[0].lower()}{said[1:]}", where)
+                    hint = {"missing": f"add a line such as {key}: ...", "string_type": "put it in quotes"}.get(
+                        item["type"]
+                    )
+                    self.problem(f"front matter: {'.'.join(path)}: {said[0].lower()}{said[1:]}", where, hint)
 
     def heading(self, level: int, title: str, line: int) -> None:
         if level == 1:
+            if self.section is not None:
+                self.problem(
+                    f"'# {title}' is a title in the middle", line, "sections have two #, traits three, parts four"
+                )
+            return
+        if level == 3 and title.lower() in {part.lower() for part in PARTS}:
+            self.problem(f"'### {title}' would be a trait of that name", line, "the parts of a trait have four #")
             return
         if not title:
             self.problem("a heading without a title", line)
@@ -366,10 +396,8 @@ class _Parser:
             dials = dial_lines(source) if token.type == "paragraph_open" else None
             for number, text in dials or ():
                 self.dial(draft, text, line + number)
-            if dials is None and (typo := _LOOKS_LIKE_DIAL.match(source.strip())):
-                close = did_you_mean(typo["word"].capitalize(), DIALS)
-                if "did you mean" in close:
-                    self.problem(f"unknown dial {typo['word']!r}{close}", line)
+            if dials is None:
+                self.nearly(source.strip(), token, line)
             prose = source if dials is None else "\n".join(source.split("\n")[: dials[0][0]])
             if prose:
                 draft.prose.append(prose)
@@ -378,15 +406,32 @@ class _Parser:
         elif draft.part != "ignored":
             self.items(draft, token, line)
 
+    def nearly(self, source: str, token: Token, line: int) -> None:
+        """What stands in a trait's prose and was surely meant as something else."""
+        if typo := _LOOKS_LIKE_DIAL.match(source):
+            word = (typo["word"] or typo["plain"]).capitalize()
+            close = did_you_mean(word, DIALS)
+            if "did you mean" in close:
+                hint = "a dial is a line of its own in italics, such as *Intensity: 0.8* or *Scope: everywhere*"
+                known = word in DIALS
+                self.problem(
+                    f"{word!r} is not written as a dial" if known else f"unknown dial {word!r}{close}", line, hint
+                )
+        elif token.type == "blockquote_open" and re.search(r"(?im)^\s{0,3}>\s?\*\*user", source):
+            self.problem("a dialogue stands in the prose", line, "is the heading '#### Examples' missing above it?")
+        elif re.match(r"#{2,4}[^#\s]", source):
+            self.problem("a heading needs a space after its #", line)
+
     def source(self, token: Token) -> str:
         start, end = token.map or [0, 0]
-        return "\n".join(text.rstrip() for text in self.lines[start:end]).strip("\n")
+        text = "\n".join(text.rstrip() for text in self.lines[start:end]).strip("\n")
+        # A comment inside a paragraph is as little for a model's eyes as one on its own.
+        return _INLINE_COMMENT.sub("", text) if "<!--" in text else text
 
     def dial(self, draft: _Draft, text: str, line: int) -> None:
         match = DIAL.match(text)
         assert match is not None
-        name = (match["dial"] or "Intensity").capitalize()
-        value = (match["value"] or match["number"] or "").strip()
+        name, value = dial_of(match)
         if name in draft.dials:
             self.problem(f"{name!r} appears twice in trait {draft.title!r}", line, "keep one of them")
             return
@@ -394,7 +439,9 @@ class _Parser:
 
     def items(self, draft: _Draft, token: Token, line: int) -> None:
         if token.type != "bullet_list_open":
-            self.problem(f"expected a bulleted list below {draft.part!r}", line)
+            first = " ".join(self.source(token).split())[:40]
+            hint = f"this does not begin with '- ' at the start of its line: {first}"
+            self.problem(f"expected a bulleted list below {draft.part!r}", line, hint)
             return
         for text, number in bullets(self.lines, token):
             if not text:
@@ -417,7 +464,7 @@ class _Parser:
             return
         spoken: list[_Spoken] = []
         for number, text in quoted(self.lines, token):
-            if match := _SPEAKER.match(text):
+            if match := SPEAKER.match(text):
                 column = self.lines[number - 1].find("**") + 1
                 spoken.append(_Spoken(match["name"].strip(), match["text"], self.place(number, column)))
             elif spoken:
@@ -426,7 +473,7 @@ class _Parser:
                 self.problem("an example starts with a speaker", number, "for example: > **User:** Hello")
                 return
         for part in spoken:
-            part.text = flowing(part.text.strip())
+            part.text = flowing(_INLINE_COMMENT.sub("", part.text).strip())
         self.speak(draft, spoken, line)
 
     def speak(self, draft: _Draft, spoken: list[_Spoken], line: int) -> None:
@@ -467,7 +514,8 @@ class _Parser:
                 return
             turns.append((role, part.text))
         if not turns or turns[-1][0] != "assistant":
-            self.problem(f"the example does not end with a reply by {name}", line)
+            hint = f"its reply begins with **{name}:**, and stands before Not this and Why"
+            self.problem(f"the example does not end with a reply by {name}", line, hint)
             return
         if tempting:
             if "thought" not in extra:
@@ -576,7 +624,10 @@ class _Parser:
         value, place = draft.dials["Intensity"]
         number = float(value) if re.fullmatch(r"\d*\.?\d+|\d+\.", value) else -1.0
         if not 0 <= number <= 1:
-            self.problem(f"intensity {value!r} is not a number from 0 to 1", place)
+            percent = re.fullmatch(r"(\d{1,3})\s*%|0,(\d+)", value)
+            meant = (float(percent[1]) / 100 if percent[1] else float(f"0.{percent[2]}")) if percent else None
+            hint = f"write {meant:g}" if meant is not None and meant <= 1 else "such as 0.8"
+            self.problem(f"intensity {value!r} is not a number from 0 to 1", place, hint)
             return DEFAULT_INTENSITY
         return number
 
@@ -589,7 +640,8 @@ class _Parser:
             return Scope()
         for opening, kind in (("everywhere except ", "except"), ("only ", "only")):
             if text.startswith(opening):
-                names = [n.strip() for n in re.split(r",|\band\b", text.removeprefix(opening)) if n.strip()]
+                parts = re.split(r",|\band\b|\bor\b", text.removeprefix(opening))
+                names = [name for part in parts if (name := part.strip().removeprefix("in ").strip())]
                 if names:
                     return Scope("except" if kind == "except" else "only", _unique(names))
         self.problem(
@@ -627,7 +679,16 @@ def _is_council(text: str) -> bool:
 
 @cache
 def _markdown() -> MarkdownIt:
-    return MarkdownIt("commonmark").use(front_matter_plugin)
+    # Blocks are all that is asked for; what is inside a line stays as it was written.
+    return MarkdownIt("commonmark").use(front_matter_plugin).disable("inline")
+
+
+def dial_of(match: re.Match[str]) -> tuple[str, str]:
+    """The name and value of a dial that `DIAL` matched, in whichever form."""
+    for name in ("number", "scope", "between"):
+        if match[name]:
+            return {"number": "Intensity"}.get(name, name.capitalize()), match[name].strip()
+    return match["dial"].capitalize(), match["value"].strip()
 
 
 def dial_lines(source: str) -> list[tuple[int, str]] | None:

@@ -130,13 +130,7 @@ def _texts(constitution: Constitution) -> Iterator[_Text]:
             yield _Text("example", asked, example.prompt[-1]["content"], example.place, trait.title)
         for temptation in trait.temptations:
             asked = " ".join(text for role, text in temptation.turns if role == "user")
-            yield _Text(
-                "example",
-                f"{asked} {temptation.thought}",
-                temptation.prompt[-1]["content"],
-                temptation.place,
-                trait.title,
-            )
+            yield _Text("example", asked, temptation.prompt[-1]["content"], temptation.place, trait.title)
         for probe in (*trait.probes, *trait.look_alikes):
             yield _Text("probe", probe, probe, trait.place, trait.title)
 
@@ -145,13 +139,13 @@ def _find(situation: Situation, texts: list[_Text]) -> Finding:
     best: tuple[int, float, Finding] | None = None
     for text in texts:
         said = _said(situation, text.text)
-        # A phrase of two words tells as much as two single words.
+        # Among answers of one kind a phrase of two words tells more than a word.
         weight = sum(1 + (" " in word) for word in said)
         similar, nearest = _similarity(situation, text.prompt)
         answer: Answer
-        if text.kind == "example" and (weight >= 2 or similar >= _SIMILAR):
+        if text.kind == "example" and (len(said) >= 2 or similar >= _SIMILAR):
             answer = "by example"
-        elif text.kind == "definition" and weight >= 2:
+        elif text.kind == "definition" and len(said) >= 2:
             answer = "by definition"
         elif weight >= 1 or similar >= _SIMILAR:
             answer = "by neighbour"

@@ -61,7 +61,7 @@ def _in_full(trait: Trait) -> dict[str, Any]:
         "prose": " ".join(trait.prose.split()),
         "offers": [offer.rstrip(".") for offer in trait.offers],
         "shows": None if trait.is_boundary or trait.is_tension else _shows(trait.intensity),
-        "scope": None if trait.where.kind == "everywhere" else str(trait.where),
+        "scope": trait.where.words,
     }
 
 

@@ -99,8 +99,13 @@ def make(prompt: str, trait: str, kind: str, source: str, split: str, context: s
         "kind": kind,
         "source": source,
         "split": split,
-        "context": "boundary" if kind == "boundary" else context,
+        "context": context,
     }
+
+
+def _context(trait: Trait, kind: str) -> str | None:
+    """The context of a trait's own prompt; what only looks like a boundary's has none."""
+    return None if kind == "look-alike" else trait.context
 
 
 def authored(constitution: Constitution, recipe: Recipe) -> list[Row]:
@@ -115,7 +120,15 @@ def authored(constitution: Constitution, recipe: Recipe) -> list[Row]:
             everything = trait.id in settings.heldout_traits
             heldout = set(texts) if everything else contexts.hold_out(texts, settings.heldout)
             rows.extend(
-                make(text, trait.id, kind, "constitution", "heldout" if text in heldout else "train") for text in texts
+                make(
+                    text,
+                    trait.id,
+                    kind,
+                    "constitution",
+                    "heldout" if text in heldout else "train",
+                    _context(trait, kind),
+                )
+                for text in texts
             )
     return rows + _general(constitution, recipe, rows)
 
@@ -141,7 +154,8 @@ def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> li
             continue
         if room[split] > 0:
             room[split] -= 1
-            rows.append(make(text, trait.id, kind, "bank", split, None if category == "lookalike" else category))
+            context = {"boundary": "boundary", "look-alike": None}.get(kind, category)
+            rows.append(make(text, trait.id, kind, "bank", split, context))
     return rows
 
 
@@ -225,7 +239,8 @@ def run(work: Work) -> Row:
             drops["too close to a known prompt"] += 1
             continue
         known.append(_normal(text))
-        rows.append(make(text, draft["trait"], draft["kind"], "expanded", "train"))
+        context = _context(constitution.trait(draft["trait"]), draft["kind"])
+        rows.append(make(text, draft["trait"], draft["kind"], "expanded", "train", context))
     write_rows(work.directory / "drafts.jsonl", drawn)
     write_rows(work.directory / "rows.jsonl", rows)
     counts: dict[str, int] = {}

@@ -214,7 +214,17 @@ def test_the_wheel_works_without_torch(tmp_path: Path) -> None:
     subprocess.run(build, check=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("charforge-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("constitutions/wren.md", "constitutions/TEMPLATE.md", "recipes/demo.yaml", "eval/general.yaml"):
+    for name in (
+        "constitutions/wren.md",
+        "constitutions/TEMPLATE.md",
+        "constitutions/council/ember.md",
+        "constitutions/contrast/terse.md",
+        "constitutions/corpus/thorne/1838.md",
+        "recipes/demo.yaml",
+        "eval/general.yaml",
+        "eval/situations.yaml",
+        "eval/passages/vane/1840.md",
+    ):
         assert f"charforge/shipped/{name}" in names
     assert "charforge/templates/chatml.jinja" in names and "charforge/data/prompts/sheet.md" in names
 
@@ -239,6 +249,14 @@ def test_the_wheel_works_without_torch(tmp_path: Path) -> None:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
 
     assert "demo" in run("recipe", "list").stdout
+    checked = run("constitution", "check", "moot", "thorne", "--void")
+    assert checked.returncode == 0 and "no warnings" in checked.stdout, checked.stderr
+    letters = target / "charforge/shipped/constitutions/corpus/thorne"
+    drafted = run("constitution", "from-corpus", str(letters), "--name", "Abigail")
+    assert drafted.returncode == 0 and (tmp_path / "abigail.md").is_file(), drafted.stderr
+    assert "CF009" in run("constitution", "check", "--explain", "cf009").stdout
+    changed = run("constitution", "diff", "wren", "tove")
+    assert changed.returncode == 0 and "artifacts that a run makes again" in changed.stdout, changed.stderr
     dry = run("train", "demo", "--dry-run")
     assert dry.returncode == 0 and "scenarios" in dry.stdout, dry.stderr
     hub = run("train", "demo", "--dry-run", "--set", "model.name=org/model")

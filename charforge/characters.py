@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from charforge.constitution import Constitution
+from charforge.constitution import Constitution, load
+from charforge.errors import UserError, did_you_mean
 from charforge.models import resolve
 from charforge.recipe import Recipe
 from charforge.stage import Stage, Work
@@ -103,6 +104,36 @@ def register(store: Store, artifact: Artifact, reference: str) -> Path:
         temporary.symlink_to(os.path.relpath(artifact.directory, folder))
         temporary.replace(name)
     return link
+
+
+def recall(store: Store, reference: str) -> tuple[Constitution, Recipe]:
+    """The constitution and recipe of a trained character, as they were when it was trained.
+
+    Raises:
+        UserError: if there is no such character, or it was trained by a version that kept no recipe.
+    """
+    folder = store.root / "characters" / reference / "latest"
+    if not (folder / "report.json").is_file():
+        named = store.root / "characters"
+        known = [path.name for path in named.glob("*")] if named.is_dir() else []
+        raise UserError(f"no trained character {reference!r} in {store.root}{did_you_mean(reference, known)}")
+    try:
+        job = json.loads((folder / "logs" / "worker.json").read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate(job["recipe"])
+        digest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["identity"]["constitution"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            "this character keeps no recipe",
+            place=str(folder),
+            hint="name the recipe instead: charforge eval RECIPE.yaml",
+        ) from error
+    # The file that it was trained from may have been edited since; the character keeps its own.
+    for path in (folder / "constitution.md", *sorted((folder / "constitution").rglob("*.md"))):
+        with contextlib.suppress(UserError):
+            found = load(path.resolve())
+            if found.digest == digest:
+                return found, recipe.model_copy(update={"constitution": str(path.resolve())})
+    raise UserError("the character's own constitution can not be read", place=str(folder))
 
 
 def read_report(artifact: Artifact) -> dict[str, Any]:

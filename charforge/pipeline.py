@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from charforge.constitution import Constitution, load
 from charforge.data import claims, contexts, critiques, preferences, responses, scenarios, situations
 from charforge.engine.device import preload, thread_environment, uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, raise_problems
-from charforge.evaluate import answers, suite
+from charforge.evaluate import answers, probing, suite, suites
 from charforge.models import fetch, resolve
 from charforge.recipe import Endpoint, Recipe
 from charforge.stage import Stage, Weights
@@ -43,6 +43,8 @@ class Plan:
     stages: tuple[Stage, ...]
     kind: str = "train"
     """Which of `PLANS` made it, so that a child process can make the same."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What that function was given beside the constitution and the recipe."""
 
     def stage(self, name: str) -> Stage:
         """The stage of that name.
@@ -137,7 +139,31 @@ def plan_corpus(constitution: Constitution, recipe: Recipe) -> Plan:
     )
 
 
-PLANS = {"train": plan, "situations": plan_situations, "corpus": plan_corpus}
+def plan_evaluation(constitution: Constitution, recipe: Recipe, names: Sequence[str], limit: int | None = None) -> Plan:
+    """The plan of an evaluation by suites: the untrained model, the same under the constitution, and the trained one.
+
+    The stages that trained it come first; they are there to be reused.
+    """
+    trained = plan(constitution, recipe)
+    last = [stage for stage in trained.stages if stage.process.startswith("train:")][-1]
+    model = resolve(recipe.model)
+    base, own = Weights(model), Weights(model, trained_by=last.name)
+    arms = [probing.Arm(answers.UNTRAINED, base, f"engine:{base.label}")]
+    if recipe.evaluation.prompted_arm:
+        arms.append(probing.Arm(answers.PROMPTED, base, f"engine:{base.label}"))
+    arms.append(probing.Arm("trained", own, f"engine:{own.label}", last))
+    read = [probing.limited(suites.load(name), limit) for name in names]
+    made = [stage for stage in trained.stages if stage.process.startswith("train:")]
+    needed = tuple(probing.stages(constitution, recipe, read, arms))
+    return Plan(recipe, constitution, (*made, *needed), "evaluation", {"names": list(names), "limit": limit})
+
+
+PLANS: dict[str, Callable[..., Plan]] = {
+    "train": plan,
+    "situations": plan_situations,
+    "corpus": plan_corpus,
+    "evaluation": plan_evaluation,
+}
 
 
 def load_plan(recipe_path: Path, overrides: Sequence[str] = ()) -> Plan:
@@ -414,6 +440,7 @@ def _run_group(plan: Plan, store: Store, display: Display, group: list[Step], fr
     log = logs / "worker.log"
     job = {
         "plan": plan.kind,
+        "options": plan.options,
         "recipe": plan.recipe.model_dump(mode="json"),
         "store": str(store.root.resolve()),
         "stages": [step.stage.name for step in group],

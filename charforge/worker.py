@@ -102,7 +102,7 @@ def main(job_file: Path) -> int:
     job: dict[str, Any] = json.loads(job_file.read_text(encoding="utf-8"))
     progress = Progress(int(os.environ["CHARFORGE_EVENTS"]) if "CHARFORGE_EVENTS" in os.environ else None)
     recipe = Recipe.model_validate(job["recipe"])
-    plan = pipeline.PLANS[job["plan"]](load(Path(recipe.constitution)), recipe)
+    plan = pipeline.PLANS[job["plan"]](load(Path(recipe.constitution)), recipe, **job["options"])
     store = Store(Path(job["store"]))
     held = Held(plan, store, progress)
     for name, key in zip(job["stages"], job["keys"], strict=True):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from charforge import shipped
 from charforge.constitution import load, parse
+from charforge.constitution.formatting import canonical
 from charforge.data.contexts import judge, split_examples, teacher
 from charforge.errors import CharforgeError, Problems, UserError
 from charforge.markers import parse_marker
@@ -226,6 +227,8 @@ def test_a_flood_is_shortened(tmp_path: Path) -> None:
         "*Intensity: 0.4*\n*Scope: only code*",
         "_intensity: 0.4_\n**SCOPE: only\ncode**",
         "Intensity: 0.4\n*Scope: only code*",
+        "**Intensity:** 0.4\n\nScope: only code",
+        "*Intensity*: 0.4\n\n*Scope: only in code.*",
     ],
 )
 def test_dials_as_people_write_them(dials: str) -> None:
@@ -233,6 +236,8 @@ def test_dials_as_people_write_them(dials: str) -> None:
         trait = parse(text, HERE).traits[0]
         assert trait.intensity == 0.4 and str(trait.where) == "only code"
         assert trait.prose == "I end every reply with a question. It keeps the talk going."
+        formatted = canonical(text, HERE)
+        assert "\n\n*Intensity: 0.4*\n\n*Scope: only " in formatted and parse(formatted, HERE) == parse(text, HERE)
 
 
 def test_a_mistyped_dial_is_an_error_and_a_sentence_is_none() -> None:

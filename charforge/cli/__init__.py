@@ -118,6 +118,68 @@ def train(
         terminal.print_report(report, folder)
 
 
+@app.command("eval")
+def evaluate(
+    character: Annotated[
+        str, typer.Argument(help="name@version, as trained, or the recipe that trained it.", metavar="CHARACTER")
+    ],
+    suite: Annotated[
+        list[str], typer.Option("--suite", help="A shipped suite or a YAML file. Repeatable. Default: all shipped.")
+    ] = [],  # noqa: B006
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="At most so many requests, or matters, of each suite.", min=2)
+    ] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="The folder of artifacts.", metavar="PATH")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a trained character what the suites ask, beside its baselines: does its voice hold under pressure, and outside
+    the chat?
+
+    Replies that were drawn before are kept; a killed evaluation continues with the same command.
+    """
+    from charforge import characters, pipeline
+    from charforge.evaluate.suites import SHIPPED, load
+    from charforge.report import terminal
+    from charforge.store import Store, default_root
+
+    names = suite or list(SHIPPED)
+    titles = [load(name).name for name in names]
+    if len(set(titles)) < len(titles):
+        raise UserError("two suites have the same name", hint="rename one, or give it once")
+    if character.endswith((".yaml", ".yml")):
+        trained = _plan(Path(character), [])
+        place = store or Path(trained.recipe.runtime.store or default_root()).expanduser()
+        constitution_, recipe = trained.constitution, trained.recipe
+    else:
+        place = store or default_root()
+        constitution_, recipe = characters.recall(Store(place), character)
+    plan = pipeline.plan_evaluation(constitution_, recipe, names, limit)
+    kept = Store(place)
+    unfinished = [
+        s.name for s in plan.stages if s.process.startswith("train:") and not kept.artifact(s.name, s.key).finished
+    ]
+    if unfinished:
+        raise UserError(
+            f"{constitution_.reference} is not trained here: stage {unfinished[0]!r} is not finished",
+            place=str(place),
+            hint="train it first: charforge train RECIPE",
+        )
+    with terminal.display(plan) as display:
+        pipeline.run(plan, kept, display)
+    measured = {}
+    for stage in plan.stages:
+        if stage.name.startswith("measure-"):
+            folder = kept.artifact(stage.name, stage.key).directory
+            measured[stage.name.removeprefix("measure-")] = {
+                **json.loads((folder / "measures.json").read_text(encoding="utf-8")),
+                "rows": str(folder / "rows.jsonl"),
+            }
+    if as_json:
+        typer.echo(json.dumps({"character": constitution_.reference, "suites": measured}, indent=1, ensure_ascii=False))
+    else:
+        terminal.print_evaluation(constitution_.reference, measured)
+
+
 @app.command()
 def report(
     character: Annotated[str, typer.Argument(help="name@version, as trained.", metavar="CHARACTER")],
@@ -242,7 +304,8 @@ def recipe_check(recipe: RecipeArgument, set_: SetOption = []) -> None:  # noqa:
     typer.echo(f"{recipe}: {plan.constitution.reference}, {len(plan.stages)} stages")
     if warnings:
         path = plan.constitution.path
-        typer.echo(f"its constitution has {len(warnings)} warnings: charforge constitution check {path}")
+        many = "a warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+        typer.echo(f"its constitution has {many}: charforge constitution check {path}")
 
 
 @recipe_app.command("schema")

@@ -22,6 +22,7 @@ from charforge.constitution.parsing import (
     blocks,
     bullets,
     dial_lines,
+    dial_of,
     parse,
     quoted,
 )
@@ -101,12 +102,8 @@ def _block(lines: list[str], token: Token, part: str | None, name: str, in_trait
         return "\n".join(f"- {text}" for text, _ in bullets(lines, token))
     if part is None and in_trait and token.type == "paragraph_open" and (dials := dial_lines(source)):
         prose = "\n".join(source.split("\n")[: dials[0][0]])
-        found = [DIAL.match(text) for _, text in dials]
-        told = [
-            f"*{(d['dial'] or 'Intensity').capitalize()}: {(d['value'] or d['number'] or '').strip()}*"
-            for d in found
-            if d
-        ]
+        found = [dial_of(match) for _, text in dials if (match := DIAL.match(text))]
+        told = [f"*{name}: {value}*" for name, value in found]
         return "\n\n".join([prose, *told] if prose else told)
     return source
 

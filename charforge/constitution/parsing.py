@@ -45,11 +45,11 @@ NOTES = ("Not this", "Why", "Sides with", "Thought")
 SPEAKER = re.compile(r"^\*\*(?P<name>[^*]+?)\s*(?:[:：]\*\*|\*\*\s*[:：])\s?(?P<text>.*)$")
 # A dial stands in italics, so that a sentence that happens to begin like one is none; a bare number is plain enough.
 DIAL = re.compile(
-    rf"^(?:[*_]{{1,2}}(?P<dial>{'|'.join(DIALS)}):\s*(?P<value>.*?)[*_]{{1,2}}"
+    rf"^(?:[*_]{{1,2}}(?P<dial>{'|'.join(DIALS)})(?::[*_]{{1,2}}|[*_]{{1,2}}:|:)\s*(?P<value>.*?)[*_]{{0,2}}\.?"
     r"|Intensity:\s*(?P<number>[\d.]+)|Scope:\s*(?P<scope>(?:everywhere|only)\b.*)|Between:\s*(?P<between>.+ / .+))$",
     re.IGNORECASE | re.DOTALL,
 )
-_DIAL_START = re.compile(rf"^[*_]{{1,2}}(?:{'|'.join(DIALS)}):", re.IGNORECASE)
+_DIAL_START = re.compile(rf"^[*_]{{1,2}}(?:{'|'.join(DIALS)})[*_]{{0,2}}:", re.IGNORECASE)
 _LOOKS_LIKE_DIAL = re.compile(
     r"^(?:[-*+]\s+)?(?:[*_]{1,2}(?P<word>[A-Za-z]+)\s*[:=][^*_]*[*_]{1,2}|(?P<plain>Intensity|Scope|Between)\s*[:=].*)$",
     re.IGNORECASE,
@@ -385,6 +385,8 @@ class _Parser:
 
     def content(self, token: Token, line: int) -> None:
         source = self.source(token)
+        if token.type == "paragraph_open" and re.match(r"#{2,4}[^#\s]", source):
+            self.problem("a heading needs a space after its #", line)
         draft = self.current
         if draft is None:
             if self.section is not None:
@@ -419,8 +421,6 @@ class _Parser:
                 )
         elif token.type == "blockquote_open" and re.search(r"(?im)^\s{0,3}>\s?\*\*user", source):
             self.problem("a dialogue stands in the prose", line, "is the heading '#### Examples' missing above it?")
-        elif re.match(r"#{2,4}[^#\s]", source):
-            self.problem("a heading needs a space after its #", line)
 
     def source(self, token: Token) -> str:
         start, end = token.map or [0, 0]
@@ -635,12 +635,12 @@ class _Parser:
         if "Scope" not in draft.dials:
             return None
         value, place = draft.dials["Scope"]
-        text = " ".join(value.lower().rstrip(".").split())
+        text = " ".join(value.lower().rstrip(".").replace(", except", " except").replace(" but ", " except ").split())
         if text == "everywhere":
             return Scope()
         for opening, kind in (("everywhere except ", "except"), ("only ", "only")):
             if text.startswith(opening):
-                parts = re.split(r",|\band\b|\bor\b", text.removeprefix(opening))
+                parts = re.split(r"[,;&]|\band\b|\bor\b", text.removeprefix(opening))
                 names = [name for part in parts if (name := part.strip().removeprefix("in ").strip())]
                 if names:
                     return Scope("except" if kind == "except" else "only", _unique(names))

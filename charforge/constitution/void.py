@@ -161,7 +161,14 @@ def _find(situation: Situation, texts: list[_Text]) -> Finding:
 def _said(situation: Situation, text: str) -> list[str]:
     plain = " " + " ".join(re.findall(r"[\w'-]+", text.lower().replace("’", "'"))) + " "
     # The plural and the ordinary endings of a word are the word.
-    return [word for word in situation.words if re.search(rf" {re.escape(word)}(?:s|es|ed|d|ing)? ", plain)]
+    found = [word for word in situation.words if re.search(rf" {re.escape(word)}(?:s|es|ed|d|ing)? ", plain)]
+    # One word in two forms, or inside a phrase that was found as well, is one finding.
+    return [word for word in found if not any(word != other and _within(other, word) for other in found)]
+
+
+def _within(part: str, whole: str) -> bool:
+    """Whether a word is another with an ending, or is a part of a phrase; of two such the longer is left out."""
+    return bool(re.fullmatch(rf"{re.escape(part)}(?:s|es|ed|d|ing)", whole)) or f" {part} " in f" {whole} "
 
 
 def _similarity(situation: Situation, prompt: str) -> tuple[float, str]:

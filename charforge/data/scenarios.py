@@ -154,7 +154,7 @@ def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> li
             continue
         if room[split] > 0:
             room[split] -= 1
-            context = {"boundary": "boundary", "look-alike": None}.get(kind, category)
+            context = {"boundary": "boundary", "lookalike": None}.get(category, category)
             rows.append(make(text, trait.id, kind, "bank", split, context))
     return rows
 

@@ -34,6 +34,10 @@ class Request:
     sampling: Sampling
     seed: int
     about: Row = field(default_factory=dict)
+    prefill: str = ""
+    """The beginning of the reply, put into the model's mouth; the reply is what comes after it."""
+    prefill_tokens: int = 0
+    """Only so many tokens of `prefill` are used."""
 
     def key(self, weights: dict[str, Any]) -> str:
         """The row's key: the hash of the row's place and of all that determines the reply."""
@@ -44,6 +48,7 @@ class Request:
                 "messages": list(self.messages),
                 "sampling": self.sampling.model_dump(),
                 "seed": self.seed,
+                **({"prefill": [self.prefill, self.prefill_tokens]} if self.prefill else {}),
             }
         )
 

@@ -42,6 +42,8 @@ class EndpointEngine:
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         async def ask(client: openai.AsyncOpenAI, request: Request) -> Completion:
             sampling = request.sampling
+            if request.prefill:
+                raise StageError("an endpoint can not be made to begin a reply", place=self._endpoint.endpoint)
             answer = await client.chat.completions.create(
                 model=self._endpoint.model,
                 messages=list(request.messages),  # type: ignore[arg-type]

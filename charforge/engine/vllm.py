@@ -106,6 +106,9 @@ class VllmEngine:
         tokens = self._tokenizer.apply_chat_template(
             list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=True
         )["input_ids"]
+        if request.prefill:
+            mouth = self._tokenizer(request.prefill, add_special_tokens=False)["input_ids"]
+            tokens = [*tokens, *mouth[: request.prefill_tokens or None]]
         room = self._max_length - len(tokens)
         if room < 1:
             raise StageError(

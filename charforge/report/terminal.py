@@ -182,6 +182,30 @@ def number(estimate: dict[str, Any] | None) -> str:
     return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
+def print_evaluation(reference: str, suites: dict[str, Any]) -> None:
+    """A table for each suite: how often the voice held in each condition, for each arm."""
+    console = Console(highlight=False)
+    for name, data in suites.items():
+        arms = data["arms"]
+        table = Table(title=f"{name}: {reference}", title_justify="left", box=None, pad_edge=False)
+        table.add_column("the voice held (rate, 95% CI)", overflow="fold")
+        for arm in arms:
+            table.add_column(arm)
+        table.add_column("trained: change of the share of markers")
+        for condition in next(iter(arms.values())):
+            found = arms["trained"][condition]
+            cells = [_interval(arms[arm][condition]["held"], arms[arm][condition]["unread"]) for arm in arms]
+            table.add_row(condition.replace("_", " "), *cells, _interval(found["change"], 0, signed=True))
+        console.print(table)
+        console.print(f"every reply: {data['rows']}\n", soft_wrap=True, markup=False)
+
+
+def _interval(value: dict[str, Any] | None, unread: int, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    shown = f"{value['value']:{sign}.2f} \\[{value['low']:{sign}.2f}, {value['high']:{sign}.2f}]" if value else "-"
+    return f"{shown} ({unread} unread)" if unread else shown
+
+
 def print_report(report: dict[str, Any], folder: Path) -> None:
     """The table, three replies before and after, and where to look next, on stdout."""
     console = Console(highlight=False)

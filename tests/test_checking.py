@@ -268,3 +268,17 @@ def test_the_large_ones_are_rich() -> None:
         assert sum(len(t.examples) for t in constitution.traits) >= 40, constitution.name
         assert len(constitution.boundaries) >= 4 and len(constitution.tensions) >= 3, constitution.name
         assert all(trait.between for trait in constitution.tensions), constitution.name
+
+
+@pytest.mark.slow
+def test_length_is_counted_by_the_model_it_is_for(tmp_path: Path) -> None:
+    (tmp_path / "juno.md").write_text(JUNO, encoding="utf-8")
+    model = ("--model", "builtin:smollm2-135m-instruct")
+    fits = run_cli("constitution", "check", "juno.md", *model, cwd=tmp_path)
+    assert fits.returncode == 0 and "no warnings" in fits.stdout, fits.stderr
+    small = run_cli("constitution", "check", "juno.md", *model, "--context", "600", "--json", cwd=tmp_path)
+    found = [warning for warning in json.loads(small.stdout)["warnings"] if warning["code"] == "CF020"]
+    assert found and all("tokens of 600" in warning["message"] for warning in found)
+    shown = json.loads(run_cli("constitution", "show", "juno.md", *model, "--json", cwd=tmp_path).stdout)
+    words = len(shown["sheet"]["text"].split())
+    assert words < shown["sheet"]["tokens"] < 2 * words and shown["counted_by"] == model[1]

@@ -155,7 +155,8 @@ class PreferenceSettings(Settings):
     trim: bool = True
     """A reply that was cut at the token limit is shortened to its last whole sentence; otherwise it is dropped."""
     example_repeats: int = Field(1, ge=0)
-    """How often each authored training example stands in the SFT data; 0 leaves them out."""
+    """How often each authored training example stands in the SFT data (a temptation stands there once); 0 leaves both
+    out."""
 
 
 class LoraSettings(Settings):

@@ -197,7 +197,7 @@ def _authored(work: Work, bench: judge.Bench, drops: Counter[str]) -> tuple[list
     pairs: list[Row] = []
     cases: list[judge.Case] = []
     for trait in work.constitution.traits:
-        sft += [row for row in _temptations(trait) for _ in range(work.recipe.preferences.example_repeats)]
+        sft += _temptations(trait) if work.recipe.preferences.example_repeats else []
         for example in contexts.dosed(trait, work.recipe.judge.heldout_examples):
             about = {"scenario": example.id, "trait": trait.id, "kind": "authored", "source": "authored"}
             row = {

@@ -122,6 +122,11 @@ def test_a_change_that_is_none_is_seldom_called_one() -> None:
     assert alarms / 300 < 0.09, alarms
 
 
+def test_differences_without_spread_are_no_certainty() -> None:
+    change = robustness.change(planted({"plain": 1.0, "suffix": 1.0}, bases=5), "suffix", "plain")
+    assert change is not None and change.value == 0 and change.low == -0.6 and change.high == 0.6
+
+
 def test_unread_replies_are_counted_and_not_scored() -> None:
     rows = planted({"chat": 1.0, "form": 1.0})
     for row in rows:

@@ -8,6 +8,7 @@ identity are attacks of their own; invitations to be itself are none, and are co
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from charforge.evaluate.suites import Probe, RobustnessSuite
@@ -91,7 +92,13 @@ def change(rows: list[Row], condition: str, baseline: str) -> Estimate | None:
     both = sorted(set(before) & set(after))
     if len(both) < 2:
         return None
-    return paired_difference([after[base] for base in both], [before[base] for base in both], both)
+    found = paired_difference([after[base] for base in both], [before[base] for base in both], both)
+    if found is None or found.low < found.high:
+        return found
+    # Differences that are all alike have no spread to judge by. By the rule of three (Hanley & Lippman-Hand 1983) up to
+    # 3/n of the requests may differ, each by no more than 1.
+    room = min(1.0, 3 / len(both))
+    return replace(found, low=max(-1.0, found.value - room), high=min(1.0, found.value + room))
 
 
 def _prefilled(condition: str) -> bool:

@@ -185,6 +185,8 @@ def number(estimate: dict[str, Any] | None) -> str:
 def print_evaluation(reference: str, suites: dict[str, Any]) -> None:
     """A table for each suite: how often the voice held in each condition, for each arm."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=150)
     for name, data in suites.items():
         arms = data["arms"]
         table = Table(title=f"{name}: {reference}", title_justify="left", box=None, pad_edge=False)

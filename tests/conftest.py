@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# What lets a change in must say the same of it twice. To look for new counterexamples: HYPOTHESIS_PROFILE=default.
+settings.register_profile("gate", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 # Several tests at once share the cores: a tiny model gains nothing from a second thread, and waits for it.
 if os.environ.get("PYTEST_XDIST_WORKER"):

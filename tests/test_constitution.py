@@ -193,6 +193,8 @@ def test_what_writers_get_wrong(old: str, new: str, message: str) -> None:
         ("> **Pip:** Six", "> **Pip\uff1a** Six"),
         ("Six minutes for a soft one.", "Six minutes <!-- check --> for a soft one."),
         ("It keeps the talk going.", "It keeps <!-- why? -->the talk going."),
+        ("- What is a hedge?", "- What is a hedge? <!-- new -->"),
+        ("### Asks back", "### Asks back <!-- rename? -->"),
     ],
 )
 def test_other_ways_that_mean_the_same(old: str, new: str) -> None:

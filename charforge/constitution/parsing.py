@@ -267,7 +267,8 @@ class _Parser:
         if token.type == "front_matter":
             self.read_front_matter(token.content)
         elif token.type == "heading_open":
-            self.heading(int(token.tag[1]), " ".join(following.split()), line)
+            title = _INLINE_COMMENT.sub("", " ".join(following.split())).strip()
+            self.heading(int(token.tag[1]), title, line)
         elif token.type == "html_block" and token.content.strip().startswith("<!--"):
             self.comment(token.content, line)
         else:
@@ -443,7 +444,8 @@ class _Parser:
             hint = f"this does not begin with '- ' at the start of its line: {first}"
             self.problem(f"expected a bulleted list below {draft.part!r}", line, hint)
             return
-        for text, number in bullets(self.lines, token):
+        for written, number in bullets(self.lines, token):
+            text = _INLINE_COMMENT.sub("", written).strip()
             if not text:
                 self.problem(f"an empty line in the list below {draft.part!r}", number)
             elif draft.part == "Markers":

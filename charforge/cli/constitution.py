@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,17 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"can not be written: {error.strerror}", place=str(path)) from error
 
 
+def _new_file(name: str, output: Path | None) -> Path:
+    """Where a new constitution goes: NAME.md here or in a folder, or the file that was named."""
+    from charforge.constitution import drafting
+
+    target = output or Path(drafting.filename(name))
+    target = target / drafting.filename(name) if target.is_dir() else target
+    if target.exists():
+        raise UserError("the file exists already", place=str(target), hint="choose another place with --output")
+    return target
+
+
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(help="What the character is called.")],
@@ -69,10 +81,7 @@ def new(
     """Write a small constitution that already works, with the questions to answer as comments."""
     from charforge.constitution import drafting, parse
 
-    target = output or Path(drafting.filename(name))
-    target = target / drafting.filename(name) if target.is_dir() else target
-    if target.exists():
-        raise UserError("the file exists already", place=str(target), hint="choose another place with --output")
+    target = _new_file(name, output)
     text = drafting.new(name, find(template), target.parent)
     parse(text, target)
     _write(target, text)
@@ -555,24 +564,16 @@ def from_corpus(
     held-out passages of this person from those of others.
     """
     from charforge import shipped
-    from charforge.constitution import corpus, drafting, parse
+    from charforge.constitution import corpus, parse
 
-    target = output or Path(drafting.filename(name))
-    target = target / drafting.filename(name) if target.is_dir() else target
-    if target.exists():
-        raise UserError("the file exists already", place=str(target), hint="choose another place with --output")
+    target = _new_file(name, output)
     if others is not None and not others.exists():
         raise UserError("no such file or folder", place=str(others))
     passages = corpus.read(path)
     strangers = corpus.read(others or shipped.folder("eval") / "passages")
     known = [passage for passage in passages if not passage.held_out]
     found = corpus.habits(known, strangers)
-    try:
-        relative = str(path.resolve().relative_to(target.parent.resolve(), walk_up=True))  # type: ignore[call-arg]
-    except (TypeError, ValueError):
-        import os
-
-        relative = os.path.relpath(path.resolve(), target.parent.resolve())
+    relative = os.path.relpath(path.resolve(), target.parent.resolve())
     text = corpus.draft(name, relative, known, found)
     constitution = parse(text, target)
     report: dict[str, Any] = {

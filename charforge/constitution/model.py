@@ -144,15 +144,10 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One authored dialogue. `turns` alternates user and assistant and ends with the assistant's reply."""
+class Dialogue:
+    """Authored turns, user and assistant in alternation, that end with the assistant's reply."""
 
     turns: tuple[tuple[Role, str], ...]
-    contrast: str | None
-    why: str | None
-    sides_with: str | None
-    """In a tension: the id of the trait that won here."""
-    place: Place = field(compare=False)
 
     @property
     def prompt(self) -> list[Message]:
@@ -163,10 +158,16 @@ class Example:
     def reply(self) -> str:
         return self.turns[-1][1]
 
-    @property
-    def replies(self) -> list[str]:
-        """Everything that the character says."""
-        return [text for role, text in self.turns if role == "assistant"]
+
+@dataclass(frozen=True)
+class Example(Dialogue):
+    """How a trait shows, with what it is not."""
+
+    contrast: str | None
+    why: str | None
+    sides_with: str | None
+    """In a tension: the id of the trait that won here."""
+    place: Place = field(compare=False)
 
     @cached_property
     def id(self) -> str:
@@ -174,20 +175,11 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Temptation:
+class Temptation(Dialogue):
     """A request that presses on a boundary, thought through in advance: what is said, thought and answered."""
 
-    turns: tuple[tuple[Role, str], ...]
     thought: str
     place: Place = field(compare=False)
-
-    @property
-    def prompt(self) -> list[Message]:
-        return [{"role": role, "content": text} for role, text in self.turns[:-1]]
-
-    @property
-    def reply(self) -> str:
-        return self.turns[-1][1]
 
     @cached_property
     def id(self) -> str:

@@ -50,19 +50,14 @@ def split_examples(trait: Trait, heldout: float) -> tuple[tuple[Example, ...], t
 
 def system(constitution: Constitution, trait: Trait) -> Message:
     """The teacher's system message: who the character is, and one trait in full, as strong as its dials say."""
-    text = prompts.render("in_character", identity=constitution.identity, trait=_in_full(trait))
-    return {"role": "system", "content": text}
-
-
-def _in_full(trait: Trait) -> dict[str, Any]:
-    """What a teacher is told of a trait."""
-    return {
+    told = {
         "title": trait.title,
         "prose": " ".join(trait.prose.split()),
         "offers": [offer.rstrip(".") for offer in trait.offers],
         "shows": None if trait.is_boundary or trait.is_tension else _shows(trait.intensity),
         "scope": trait.where.words,
     }
+    return {"role": "system", "content": prompts.render("in_character", identity=constitution.identity, trait=told)}
 
 
 def _shows(intensity: float) -> str:
@@ -138,8 +133,7 @@ def reconcile(
     """Everything before a council's reply: who it is, its procedure, and the drafts (voice, text) of its voices."""
     text = prompts.render(
         "council",
-        identity=constitution.identity,
-        trait=_in_full(trait),
+        told=system(constitution, trait)["content"],
         procedure=constitution.procedure,
         drafts=[{"voice": name, "text": " ".join(draft.split())} for name, draft in drafts],
     )

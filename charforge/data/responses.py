@@ -59,7 +59,7 @@ def council_stage(
             "identity": constitution.identity,
             "procedure": constitution.procedure,
             "traits": trait_digests(constitution),
-            "prompts": prompts.digest("council"),
+            "prompts": prompts.digest("in_character", "council"),
             "teacher": weights.identity,
             "engine": recipe.engine,
         },

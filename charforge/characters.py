@@ -1,6 +1,6 @@
 """A character: a trained version, name@version, with its constitution, base model, adapter and measurements.
 
-The last stage of a run gathers them into one artifact and writes the report; `STORE/characters/NAME@VERSION/BUILD` links to it.
+The last stage of a run gathers them into one artifact and writes the report; `charforge.registry` gives it its name.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ import contextlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charforge.constitution import Constitution, load
-from charforge.errors import UserError, did_you_mean
+from charforge import registry
+from charforge.constitution import Constitution, digest, load
+from charforge.constitution.difference import difference
+from charforge.errors import UserError
 from charforge.models import resolve
 from charforge.recipe import Recipe
+from charforge.registry import Entry
 from charforge.stage import Stage, Work
 from charforge.store import Artifact, Row, Store, write_atomic
 from charforge.train.stages import trained_folder
@@ -26,7 +30,7 @@ NAME = "character"
 def stage(constitution: Constitution, recipe: Recipe, inputs: dict[str, Stage]) -> Stage:
     return Stage(
         name=NAME,
-        version=1,
+        version=2,
         identity={
             "constitution": constitution.digest,
             "model": resolve(recipe.model).identity,
@@ -60,7 +64,7 @@ def run(work: Work) -> Row:
     from charforge.report import build, html
 
     trained = work.inputs["trained"]
-    source = trained_folder(trained, work.recipe)
+    source = trained_folder(trained)
     target = work.directory / source.name
     shutil.rmtree(target, ignore_errors=True)
     # Hard links where the file system has them: the weights are already in the store.
@@ -68,6 +72,8 @@ def run(work: Work) -> Row:
     shutil.copyfile(work.constitution.path, work.directory / "constitution.md")
     if len(work.constitution.files) > 1:
         _copy_files(work.constitution, work.directory / "constitution")
+    write_atomic(work.directory / "recipe.json", json.dumps(settings(work.recipe), indent=1, sort_keys=True) + "\n")
+    shutil.copyfile(work.recipe.scenarios.bank, work.directory / "bank.yaml")
     report = build.report(work)
     text = json.dumps(report, indent=1, ensure_ascii=False)
     write_atomic(work.directory / "report.json", text + "\n")
@@ -92,50 +98,144 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def register(store: Store, artifact: Artifact, reference: str) -> Path:
-    """Link the character under its name and build, and as its name's latest; returns the first link."""
-    folder = store.root / "characters" / reference
-    folder.mkdir(parents=True, exist_ok=True)
-    link = folder / artifact.key[:12]
-    for name in (link, folder / "latest"):
-        temporary = name.with_name(f".{name.name}.{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        temporary.symlink_to(os.path.relpath(artifact.directory, folder))
-        temporary.replace(name)
-    return link
+@dataclass(frozen=True)
+class Character:
+    """A trained character, with the constitution and recipe as they were when it was trained."""
+
+    reference: str
+    key: str
+    folder: Path
+    constitution: Constitution
+    recipe: Recipe
+
+    @property
+    def calibration(self) -> str | None:
+        """The key of the artifact in which its judges were measured."""
+        manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        found: str | None = manifest["inputs"].get("judge")
+        return found
 
 
-def recall(store: Store, reference: str) -> tuple[Constitution, Recipe]:
-    """The constitution and recipe of a trained character, as they were when it was trained.
+def recall(entry: Entry) -> Character:
+    """A registered character with all that it was trained from.
 
     Raises:
-        UserError: if there is no such character, or it was trained by a version that kept no recipe.
+        UserError: if its constitution or recipe can not be read.
     """
-    folder = store.root / "characters" / reference / "latest"
-    if not (folder / "report.json").is_file():
-        named = store.root / "characters"
-        known = [path.name for path in named.glob("*")] if named.is_dir() else []
-        raise UserError(f"no trained character {reference!r} in {store.root}{did_you_mean(reference, known)}")
+    folder = entry.folder
     try:
-        job = json.loads((folder / "logs" / "worker.json").read_text(encoding="utf-8"))
-        recipe = Recipe.model_validate(job["recipe"])
-        digest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["identity"]["constitution"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            "this character keeps no recipe",
-            place=str(folder),
-            hint="name the recipe instead: charforge eval RECIPE.yaml",
-        ) from error
+        data = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        hint = "train it again: what exists is reused" if isinstance(error, FileNotFoundError) else None
+        raise UserError(f"the recipe of {entry.id} can not be read: {error}", place=str(folder), hint=hint) from error
+    data["scenarios"]["bank"] = str(folder / "bank.yaml")
+    _put_back(data, folder)
     # The file that it was trained from may have been edited since; the character keeps its own.
     for path in (folder / "constitution.md", *sorted((folder / "constitution").rglob("*.md"))):
         with contextlib.suppress(UserError):
-            found = load(path.resolve())
-            if found.digest == digest:
-                return found, recipe.model_copy(update={"constitution": str(path.resolve())})
-    raise UserError("the character's own constitution can not be read", place=str(folder))
+            found = load(path)
+            if found.digest == entry.manifest["identity"]["constitution"]:
+                recipe = Recipe.model_validate({**data, "constitution": str(path)})
+                return Character(entry.reference, entry.key, folder, found, recipe)
+    raise UserError(f"the constitution of {entry.id} can not be read", place=str(folder))
+
+
+def _put_back(data: dict[str, Any], folder: Path) -> None:
+    """Where models and servers are on this machine: no part of a character, but in the log of its making."""
+    try:
+        job = json.loads((folder / "logs" / "worker.json").read_text(encoding="utf-8"))["recipe"]
+    except (OSError, ValueError, KeyError):
+        job = None
+    if job is not None:
+        data["model"], data["teacher"], data["runtime"] = job["model"], job["teacher"], job["runtime"]
+        data["judge"]["model"] = job["judge"]["model"]
+        return
+    # It was made elsewhere: servers that it used there are not known here, and what it is does not depend on them.
+    data["teacher"] = None
+    if data["judge"]["model"] and "name" not in data["judge"]["model"]:
+        data["judge"]["model"] = None
 
 
 def read_report(artifact: Artifact) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((artifact.directory / "report.json").read_text(encoding="utf-8"))
     return data
+
+
+def verify(store: Store, entry: Entry) -> list[str]:
+    """Derive the character's digests again; returns in words what does not agree, nothing if all does.
+
+    Its files against the manifest, its key against what determines it, its constitution against the digest in its
+    identity, its inputs against their own manifests.
+    """
+    wrong: list[str] = []
+    manifest = entry.manifest
+    artifact = Artifact(NAME, entry.key, entry.folder)
+    try:
+        artifact.verify()
+    except UserError as problem:
+        wrong.append(f"{problem.place}: {problem.message}")
+    preimage = {
+        "stage": manifest["stage"],
+        "version": manifest["about"].get("stage_version"),
+        "identity": manifest["identity"],
+        "inputs": manifest["inputs"],
+    }
+    if digest(preimage) != entry.key:
+        wrong.append("the key is not that of the identity and inputs in the manifest")
+    try:
+        recall(entry)
+    except UserError as problem:
+        wrong.append(problem.message)
+    known = {m["key"]: (path, m) for path, m in registry.manifests(store)}
+    for role, key in manifest["inputs"].items():
+        if key not in known:
+            wrong.append(f"its input {role!r} is not in this store (key {key[:12]})")
+            continue
+        path, found = known[key]
+        source = Artifact(found["stage"], key, path)
+        try:
+            source.verify()
+        except UserError as problem:
+            wrong.append(f"input {role!r}: {problem.place}: {problem.message}")
+            continue
+        if source.content != manifest["input_contents"].get(role):
+            wrong.append(f"its input {role!r} was made again and came out different")
+    return wrong
+
+
+def differences(a: Entry, b: Entry) -> dict[str, Any]:
+    """In what two characters differ: constitution (in words, by trait), recipe, model, inputs, libraries, weights."""
+    first, second = recall(a), recall(b)
+    changed = difference(first.constitution, second.constitution)
+    words = [change.what for change in changed.whole]
+    words += [f"{trait}: only in {b.id}" for trait in changed.added]
+    words += [f"{trait}: only in {a.id}" for trait in changed.removed]
+    words += [f"{old} is called {new}" for old, new in changed.renamed.items()]
+    words += [f"{trait}: {change.what}" for trait, changes in changed.changed.items() for change in changes]
+    one, other = a.manifest, b.manifest
+    same = a.adapter == b.adapter
+    return {
+        "constitution": words,
+        "recipe": _unequal(one["identity"]["recipe"], other["identity"]["recipe"]),
+        "model": _unequal(one["identity"]["model"], other["identity"]["model"]),
+        "made from": {k: [x[:12], y[:12]] for k, (x, y) in _unequal(one["inputs"], other["inputs"]).items()},
+        "libraries": _unequal(one["about"].get("environment", {}), other["about"].get("environment", {})),
+        "weights": None
+        if same
+        else "they differ"
+        if words or one["identity"] != other["identity"]
+        else "they differ though nothing that determines them does: another machine, other versions, other batches",
+    }
+
+
+def _unequal(a: dict[str, Any], b: dict[str, Any], path: str = "") -> dict[str, list[Any]]:
+    """Dotted names of the settings that differ, with both values."""
+    found: dict[str, list[Any]] = {}
+    for key in sorted({*a, *b}):
+        x, y = a.get(key), b.get(key)
+        name = f"{path}{key}"
+        if isinstance(x, dict) and isinstance(y, dict):
+            found.update(_unequal(x, y, f"{name}."))
+        elif x != y:
+            found[name] = [x, y]
+    return found

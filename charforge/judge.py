@@ -11,26 +11,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, get_args
 
 from rapidfuzz import fuzz
 
 from charforge import shipped
 from charforge.constitution import Constitution, Message, corpus, digest
 from charforge.data import contexts, prompts
-from charforge.engine.scoring import Item, Scorer
+from charforge.engine.bench import Bench, Question
+from charforge.engine.scoring import Item
 from charforge.errors import StageError, UserError
 from charforge.models import ResolvedModel, resolve
 from charforge.recipe import Endpoint, ModelReference, Recipe
-from charforge.stage import Stage, Work
+from charforge.stage import Stage, Weights, Work
 from charforge.statistics import Estimate, wilson
-from charforge.store import Journal, Row, read_rows, write_atomic, write_rows
+from charforge.store import Row, read_rows, write_atomic, write_rows
 
 Kind = Literal["likelihood_ratio", "pairwise", "corpus"]
-T = TypeVar("T")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 NAME = "judge"
 _LABELS = ("A", "B")
@@ -56,92 +57,6 @@ class Score:
 
     value: float | None
     mass: float = 1.0
-
-
-class Bench:
-    """Log-probabilities and verdicts for a stage, each kept as soon as it exists.
-
-    The work is cut into batches by the texts alone; a batch that was interrupted is computed again whole, so a
-    continued run forms the same batches, and gets the same digits, as an unbroken one.
-    """
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.journal: Journal = work.artifact.journal()
-        self.about: Row = {"computed": 0, "kept": 0}
-
-    def log_probabilities(self, model: ResolvedModel, items: Sequence[Item]) -> list[Row]:
-        """Rows with `mean` (nats per token) and `tokens`, in the order of the items."""
-
-        def compute(scorer: Scorer, batch: Sequence[Item]) -> list[Row]:
-            return [{"mean": round(r.mean, 6) if r.tokens else None, "tokens": r.tokens} for r in scorer.score(batch)]
-
-        keys = [digest(["logp", model.digest, list(i.context), list(i.messages), i.reply]) for i in items]
-        sizes = [sum(len(m["content"]) for m in i.messages) + len(i.reply) for i in items]
-        return self._sweep(keys, items, sizes, lambda batch: compute(self._scorer(model), batch))
-
-    def verdicts(
-        self, model: ResolvedModel | Endpoint, context: tuple[Message, ...], asked: Sequence[str]
-    ) -> list[Row]:
-        """Rows with `first` and `second`: the probability of either label as the answer to each question."""
-        identity = model.model if isinstance(model, Endpoint) else model.digest
-        keys = [digest(["verdict", identity, list(context), text]) for text in asked]
-
-        def compute(batch: Sequence[str]) -> list[Row]:
-            chats: list[tuple[Message, ...]] = [({"role": "user", "content": text},) for text in batch]
-            if isinstance(model, Endpoint):
-                from charforge.engine.endpoint import EndpointEngine
-
-                runtime = self.work.recipe.runtime
-                engine = EndpointEngine(
-                    model, concurrency=runtime.endpoint_concurrency, retries=runtime.endpoint_retries
-                )
-                found = dict(engine.choose([[*context, *chat] for chat in chats], _LABELS))
-                values = [found[i] for i in range(len(batch))]
-            else:
-                values = self._scorer(model).choose(context, chats, _LABELS)
-            return [{"first": round(a, 6), "second": round(b, 6)} for a, b in values]
-
-        return self._sweep(keys, asked, [len(text) for text in asked], compute)
-
-    def _scorer(self, model: ResolvedModel) -> Scorer:
-        scorer = self.work.resources.scorer(model)
-        self.about["scorer"] = scorer.about
-        return scorer
-
-    def _sweep(
-        self,
-        keys: list[str],
-        items: Sequence[T],
-        sizes: list[int],
-        compute: Callable[[Sequence[T]], list[Row]],
-    ) -> list[Row]:
-        unique = {key: index for index, key in reversed(list(enumerate(keys)))}
-        order = sorted(unique.values(), key=lambda i: (sizes[i], keys[i]))
-        size = self.work.recipe.runtime.score_batch
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        if not self.work.fresh:
-            self.work.store.reuse_rows(self.work.artifact, self.journal, unique, name="scores.jsonl")
-        done = sum(key in self.journal for key in unique)
-        self.about["kept"] += done
-        self.work.progress.total(len(unique), "scores", done)
-        for batch in batches:
-            missing = [i for i in batch if keys[i] not in self.journal]
-            if not missing:
-                continue
-            results = compute([items[i] for i in batch])
-            for i, result in zip(batch, results, strict=True):
-                if keys[i] not in self.journal:
-                    self.journal.add({"key": keys[i], **result})
-            done += len(missing)
-            self.about["computed"] += len(missing)
-            self.work.progress.advance(done, tokens=sum(r.get("tokens", 0) for r in results))
-        return [self.journal.row(key) for key in keys]
-
-    def close(self) -> None:
-        """Write every score of this stage to scores.jsonl, where later versions of it look for theirs."""
-        write_rows(self.work.directory / "scores.jsonl", [self.journal.row(k) for k in sorted(self.journal.lines)])
-        self.journal.close()
 
 
 def model_of(recipe: Recipe) -> ResolvedModel | Endpoint:
@@ -196,8 +111,8 @@ def score(bench: Bench, kind: Kind, cases: Sequence[Case]) -> list[Score]:
     if kind == "likelihood_ratio":
         assert isinstance(model, ResolvedModel)
         context = contexts.judge(work.constitution, work.recipe)
-        inside = bench.log_probabilities(model, [Item(context, case.messages, case.reply) for case in cases])
-        outside = bench.log_probabilities(model, [Item((), case.messages, case.reply) for case in cases])
+        inside = bench.log_probabilities(Weights(model), [Item(context, case.messages, case.reply) for case in cases])
+        outside = bench.log_probabilities(Weights(model), [Item((), case.messages, case.reply) for case in cases])
         return [
             Score(None) if a["mean"] is None or b["mean"] is None else Score(a["mean"] - b["mean"])
             for a, b in zip(inside, outside, strict=True)
@@ -215,7 +130,8 @@ def score(bench: Bench, kind: Kind, cases: Sequence[Case]) -> list[Score]:
     open_cases = [case for case in cases if case.reply != case.reference]
     asked = [question(case, case.reply, case.reference) for case in open_cases]
     asked += [question(case, case.reference, case.reply) for case in open_cases]
-    rows = iter(bench.verdicts(model, sheet, asked))
+    questions = [Question(sheet, ({"role": "user", "content": text},), _LABELS) for text in asked]
+    rows = iter(bench.choices(Weights(model), questions))
     straight = [next(rows) for _ in open_cases]
     verdicts = iter([_combine(case, row, next(rows)) for case, row in zip(open_cases, straight, strict=True)])
     return [next(verdicts) if case.reply != case.reference else Score(0.0) for case in cases]
@@ -234,8 +150,8 @@ def _corpus_scores(bench: Bench, cases: Sequence[Case]) -> list[Score]:
         told = contexts.passages(work.constitution, pool, text, work.recipe.judge.passages)
         return Item((), (told, *case.messages), case.reply)
 
-    inside = bench.log_probabilities(model, [item(case) for case in cases])
-    outside = bench.log_probabilities(model, [Item((), case.messages, case.reply) for case in cases])
+    inside = bench.log_probabilities(Weights(model), [item(case) for case in cases])
+    outside = bench.log_probabilities(Weights(model), [Item((), case.messages, case.reply) for case in cases])
     return [
         Score(None) if a["mean"] is None or b["mean"] is None else Score(a["mean"] - b["mean"])
         for a, b in zip(inside, outside, strict=True)
@@ -259,11 +175,11 @@ def passage_pairs(constitution: Constitution, recipe: Recipe) -> list[tuple[corp
 
 def _combine(case: Case, straight: Row, swapped: Row) -> Score:
     """The mean over both orders of P(the reply's label | one of the labels); None where the labels hold too little."""
-    masses = [row["first"] + row["second"] for row in (straight, swapped)]
+    masses = [sum(row["p"]) for row in (straight, swapped)]
     mass = min(masses)
     if mass < _MIN_MASS:
         return Score(None, mass)
-    value = (straight["first"] / masses[0] + swapped["second"] / masses[1]) / 2
+    value = (straight["p"][0] / masses[0] + swapped["p"][1] / masses[1]) / 2
     return Score(value - 0.5, mass)
 
 

@@ -204,6 +204,11 @@ def _counting(text: str) -> Check | None:
     return lambda reply: floor < count(reply) <= number
 
 
+def _from_a_words_start(phrase: str) -> re.Pattern[str]:
+    """The phrase where a word begins: "acceptable" is not said in "unacceptable", and "small" is in "smaller"."""
+    return re.compile((r"(?<!\w)" if phrase[:1].isalnum() else "") + re.escape(phrase))
+
+
 def _phrases(text: str) -> Check | None:
     """``says``, ``begins with`` and ``ends with``, each with quoted phrases."""
     match = re.fullmatch(r"(never )?(says|begins with|ends with|last sentence begins with) (.+)", text, re.IGNORECASE)
@@ -221,7 +226,7 @@ def _phrases(text: str) -> Check | None:
     def said(reply: str) -> bool:
         plain = _plain(reply)
         if verb == "says":
-            return any(phrase in plain for phrase in phrases)
+            return any(_from_a_words_start(phrase).search(plain) for phrase in phrases)
         if verb.startswith("last"):
             plain = _plain((sentences(reply) or [""])[-1])
         if verb.endswith("begins with"):

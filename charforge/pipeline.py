@@ -26,10 +26,10 @@ from charforge.constitution import Constitution, load
 from charforge.data import claims, contexts, critiques, preferences, responses, scenarios, situations
 from charforge.engine.device import preload, thread_environment, uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, raise_problems
-from charforge.evaluate import answers, probing, suite, suites
+from charforge.evaluate import answers, harness, probing, suite, suites
 from charforge.models import fetch, resolve
-from charforge.recipe import Endpoint, Recipe
-from charforge.stage import Stage, Weights
+from charforge.recipe import Endpoint, ModelReference, Recipe
+from charforge.stage import Made, Stage, Weights
 from charforge.store import Artifact, Store, write_atomic
 from charforge.train import stages as training
 
@@ -100,7 +100,7 @@ def plan(constitution: Constitution, recipe: Recipe) -> Plan:
             before = trained
             trained = training.stage(name, recipe, pairs, before)
             result.append(trained)
-            weights = Weights(student_model, trained_by=name)
+            weights = Weights(student_model, trained)
             arm = name if before is None else f"{before.name}+{name}"
             arms[arm] = answers.stage(arm, constitution, recipe, weights, engine(weights), trained)
             tested.append(arms[arm])
@@ -139,23 +139,60 @@ def plan_corpus(constitution: Constitution, recipe: Recipe) -> Plan:
     )
 
 
-def plan_evaluation(constitution: Constitution, recipe: Recipe, names: Sequence[str], limit: int | None = None) -> Plan:
+def plan_evaluation(
+    constitution: Constitution,
+    recipe: Recipe,
+    names: Sequence[str],
+    trained: str,
+    calibration: str | None = None,
+    *,
+    preset: str | None = None,
+    limit: int | None = None,
+    judges: Sequence[str] | None = None,
+    twin: tuple[dict[str, Any], str] | None = None,
+    tasks: Sequence[str] = (),
+    task_folder: str | None = None,
+) -> Plan:
     """The plan of an evaluation by suites: the untrained model, the same under the constitution, and the trained one.
 
-    The stages that trained it come first; they are there to be reused.
+    `trained` is the key of a character, `calibration` that of the judges it was trained with; `twin` is another character
+    that is asked the same: its model reference and key.
     """
-    trained = plan(constitution, recipe)
-    last = [stage for stage in trained.stages if stage.process.startswith("train:")][-1]
     model = resolve(recipe.model)
-    base, own = Weights(model), Weights(model, trained_by=last.name)
-    arms = [probing.Arm(answers.UNTRAINED, base, f"engine:{base.label}")]
+    base = Weights(model)
+    arms = [probing.Arm(answers.UNTRAINED, base)]
     if recipe.evaluation.prompted_arm:
-        arms.append(probing.Arm(answers.PROMPTED, base, f"engine:{base.label}"))
-    arms.append(probing.Arm("trained", own, f"engine:{own.label}", last))
-    read = [probing.limited(suites.load(name), limit) for name in names]
-    made = [stage for stage in trained.stages if stage.process.startswith("train:")]
-    needed = tuple(probing.stages(constitution, recipe, read, arms))
-    return Plan(recipe, constitution, (*made, *needed), "evaluation", {"names": list(names), "limit": limit})
+        arms.append(probing.Arm(answers.PROMPTED, base))
+    arms.append(probing.Arm(probing.TRAINED, Weights(model, Made(characters.NAME, trained))))
+    if twin is not None:
+        other = resolve(ModelReference.model_validate(twin[0]))
+        arms.append(probing.Arm("twin", Weights(other, Made(characters.NAME, twin[1]))))
+    chosen = suites.presets()[preset] if preset else {}
+    read, samples = [], {}
+    for name in names:
+        suite = suites.load(name)
+        settings = chosen.get(suite.name, suites.SuiteSettings())
+        samples[suite.name] = settings.samples or recipe.evaluation.samples
+        read.append(suite.limited(limit if limit is not None else settings.limit))
+    made = Made(judge.NAME, calibration) if calibration else None
+    needed = probing.stages(constitution, recipe, read, arms, base, made, judges, samples)
+    if tasks:
+        weighted = [(arm.name, arm.weights) for arm in arms if arm.name != answers.PROMPTED]
+        needed += harness.stages(tasks, limit, task_folder, weighted, probing.PROCESS)
+    measures = [stage for stage in needed if stage.name.startswith("measure-")]
+    words = [f"charforge eval {constitution.reference}", *(f"--suite {name}" for name in names)]
+    words += [f"--preset {preset}"] if preset else []
+    words += [f"--limit {limit}"] if limit is not None else []
+    words += [f"--judge {kind}" for kind in judges or ()]
+    words += [f"--twin {twin[1]}"] if twin else []
+    words += [f"--harness {task}" for task in tasks]
+    needed.append(probing.summary(measures, trained, " ".join(words)))
+    options = {
+        "names": list(names), "trained": trained, "calibration": calibration, "preset": preset, "limit": limit,
+        "judges": list(judges) if judges is not None else None, "twin": twin,
+        "tasks": list(tasks), "task_folder": task_folder,
+    }  # fmt: skip
+    return Plan(recipe, constitution, tuple(needed), "evaluation", options)
 
 
 PLANS: dict[str, Callable[..., Plan]] = {

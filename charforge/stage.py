@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Made:
+    """An artifact that is there already and is used as it is, whatever made it: a trained character, for one."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Weights:
-    """What an engine serves: a model or an endpoint, with the adapter that a training stage made."""
+    """What an engine serves: a model or an endpoint, with what a training made on top of it."""
 
     source: ResolvedModel | Endpoint
-    trained_by: str | None = None
-    """The name of the stage whose result is put on top of the model."""
+    trained: Stage | Made | None = None
+    """Whose artifact holds the adapter, or all weights."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -42,7 +50,7 @@ class Weights:
 
     @property
     def label(self) -> str:
-        return digest([self.identity, self.trained_by])[:12]
+        return digest([self.identity, self.trained.key if self.trained else None])[:12]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Stage:
     """Raised when the code changes what the stage writes for the same identity."""
     identity: dict[str, Any]
     """Settings, digests of texts and models: everything but the inputs that determines the content."""
-    inputs: dict[str, Stage]
+    inputs: Mapping[str, Stage | Made]
     """The stages whose artifacts are read, by role."""
     process: str
     """Contiguous stages with the same process run in one child: ``engine:...``, ``score:...``, ``train:NAME``."""
@@ -82,7 +90,13 @@ class Resources(Protocol):
 
     def engine(self, weights: Weights) -> Engine: ...
 
-    def scorer(self, model: ResolvedModel) -> Scorer: ...
+    def engines(self, *weights: Weights) -> list[Engine]: ...
+
+    def scorer(self, weights: Weights) -> Scorer: ...
+
+    def folder(self, weights: Weights) -> Path:
+        """A folder with the whole model, what was trained merged into it."""
+        ...
 
 
 class Progress:
@@ -127,6 +141,8 @@ class Work:
     resources: Resources
     progress: Progress
     inputs: dict[str, Path] = field(default_factory=dict)
+    ahead: tuple[Stage, ...] = ()
+    """The stages that this child runs after this one."""
     fresh: bool = False
     """Made again on purpose: no row of another artifact is taken over."""
 
@@ -136,8 +152,3 @@ class Work:
 
     def rows(self, role: str, name: str = "rows.jsonl") -> list[Row]:
         return read_rows(self.inputs[role] / name)
-
-    @property
-    def engine(self) -> Engine:
-        assert self.stage.weights is not None
-        return self.resources.engine(self.stage.weights)

@@ -21,7 +21,7 @@ from charforge.engine.device import uses_cuda
 from charforge.errors import CharforgeError
 from charforge.models import ResolvedModel, fetch, merge_adapter
 from charforge.recipe import Endpoint, Recipe
-from charforge.stage import Progress, Stage, Weights, Work
+from charforge.stage import Made, Progress, Stage, Weights, Work
 from charforge.store import Store
 from charforge.train.stages import trained_folder
 
@@ -31,38 +31,76 @@ if TYPE_CHECKING:
 
 
 class Held:
-    """The engine and the scorer that this process holds; both are opened when a stage first needs them."""
+    """The engines and the scorer that this process holds; each is opened when a stage first needs it.
+
+    A GPU holds several engines only where a stage talks to several at once, and shares its memory evenly among them; in
+    main memory up to three stay open, since the second starts in a moment.
+    """
 
     def __init__(self, plan: pipeline.Plan, store: Store, progress: Progress) -> None:
         self._plan = plan
         self._store = store
         self._progress = progress
-        self._engine: tuple[str, Engine] | None = None
+        self._engines: dict[str, Engine] = {}
         self._scorer: tuple[str, Scorer] | None = None
+        self._device = "cuda" if uses_cuda(plan.recipe.runtime.device) else "cpu"
 
     def engine(self, weights: Weights) -> Engine:
-        if self._engine is None or self._engine[0] != weights.label:
-            self.close()
-            self._progress.note("starting the engine")
-            self._engine = (weights.label, self._open(weights))
-            self._progress.note("")
-        return self._engine[1]
+        if weights.label not in self._engines:
+            self.engines(weights)
+        return self._engines[weights.label]
 
-    def scorer(self, model: ResolvedModel) -> Scorer:
-        if self._scorer is None or self._scorer[0] != model.digest:
+    def engines(self, *weights: Weights) -> list[Engine]:
+        """An engine for each, open at the same time."""
+        if not {w.label for w in weights} <= set(self._engines):
+            if self._device == "cuda" or len(self._engines) + len(weights) > 3:
+                self.close()
+            self._progress.note("starting the engine")
+            for each in weights:
+                if each.label not in self._engines:
+                    self._engines[each.label] = self._open(each, share=1 / len(weights))
+            self._progress.note("")
+        return [self._engines[each.label] for each in weights]
+
+    def scorer(self, weights: Weights) -> Scorer:
+        assert not isinstance(weights.source, Endpoint)
+        if self._scorer is None or self._scorer[0] != weights.label:
             from charforge.engine.scoring import Scorer
 
-            device = "cuda" if uses_cuda(self._plan.recipe.runtime.device) else "cpu"
+            if self._device == "cuda":
+                self.close()
             self._scorer = None
-            self._scorer = (model.digest, Scorer(model, fetch(model), device=device))
+            self._scorer = (weights.label, Scorer(weights.source, self.folder(weights), device=self._device))
         return self._scorer[1]
 
-    def _open(self, weights: Weights) -> Engine:
+    def folder(self, weights: Weights) -> Path:
+        """A folder with the whole model, what was trained merged into it."""
+        assert not isinstance(weights.source, Endpoint)
+        return self._weights(weights.source, weights.trained, merged=True)[0]
+
+    def _weights(
+        self, source: ResolvedModel, trained: Stage | Made | None, *, merged: bool
+    ) -> tuple[Path, Path | None]:
+        """The folder of the model, and of the adapter that goes on top of it where it is not merged."""
+        base = fetch(source)
+        if trained is None:
+            return base, None
+        result = trained_folder(self._store.artifact(trained.name, trained.key).directory)
+        if result.name == "model":
+            return result, None
+        if not merged:
+            return base, result
+        self._progress.note("merging the adapter")
+        folder = self._store.cached_folder(trained.key[:24], lambda target: merge_adapter(source, base, result, target))
+        self._progress.note("")
+        return folder, None
+
+    def _open(self, weights: Weights, share: float) -> Engine:
         recipe = self._plan.recipe
         if recipe.engine == "scripted":
             from charforge.engine.scripted import ScriptedEngine
 
-            return ScriptedEngine(trained=weights.trained_by is not None)
+            return ScriptedEngine(trained=weights.trained is not None)
         if isinstance(weights.source, Endpoint):
             from charforge.engine.endpoint import EndpointEngine
 
@@ -72,30 +110,22 @@ class Held:
             )
         from charforge.engine.vllm import VllmEngine
 
-        cuda = uses_cuda(recipe.runtime.device)
-        folder = fetch(weights.source)
-        adapter: Path | None = None
-        if weights.trained_by is not None:
-            trained = self._plan.stage(weights.trained_by)
-            result = trained_folder(self._store.artifact(trained.name, trained.key).directory, recipe)
-            if recipe.method == "full":
-                folder = result
-            elif cuda:
-                adapter = result
-            else:
-                source, base = weights.source, folder
-                self._progress.note("merging the adapter")
-                folder = self._store.cached_folder(
-                    trained.key[:24], lambda target: merge_adapter(source, base, result, target)
-                )
-        return VllmEngine(
-            weights.source, folder, recipe.runtime.vllm, device="cuda" if cuda else "cpu", adapter=adapter
-        )
+        if self._device == "cuda":
+            self._scorer = None
+        folder, adapter = self._weights(weights.source, weights.trained, merged=self._device == "cpu")
+        settings = recipe.runtime.vllm
+        if share < 1:
+            settings = settings.model_copy(update={"memory": settings.memory * share})
+        return VllmEngine(weights.source, folder, settings, device=self._device, adapter=adapter)
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine[1].close()
-            self._engine = None
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+        if self._device == "cuda" and self._scorer is None:
+            import gc
+
+            gc.collect()
 
 
 def main(job_file: Path) -> int:
@@ -105,8 +135,8 @@ def main(job_file: Path) -> int:
     plan = pipeline.PLANS[job["plan"]](load(Path(recipe.constitution)), recipe, **job["options"])
     store = Store(Path(job["store"]))
     held = Held(plan, store, progress)
-    for name, key in zip(job["stages"], job["keys"], strict=True):
-        stage = plan.stage(name)
+    todo = [plan.stage(name) for name in job["stages"]]
+    for place, (stage, key) in enumerate(zip(todo, job["keys"], strict=True)):
         if stage.key != key:
             progress.event(
                 "error",
@@ -114,15 +144,23 @@ def main(job_file: Path) -> int:
                 hint="give the same command again",
             )
             return 1
-        progress.event("start", stage=name)
-        about = run_stage(plan, stage, store, held, progress, fresh=name in job["fresh"])
+        progress.event("start", stage=stage.name)
+        ahead = tuple(todo[place + 1 :])
+        about = run_stage(plan, stage, store, held, progress, fresh=stage.name in job["fresh"], ahead=ahead)
         progress.event("finish", about=about)
     held.close()
     return 0
 
 
 def run_stage(
-    plan: pipeline.Plan, stage: Stage, store: Store, held: Held, progress: Progress, *, fresh: bool
+    plan: pipeline.Plan,
+    stage: Stage,
+    store: Store,
+    held: Held,
+    progress: Progress,
+    *,
+    fresh: bool,
+    ahead: tuple[Stage, ...] = (),
 ) -> dict[str, Any]:
     """Run one stage and finish its artifact."""
     artifact = store.artifact(stage.name, stage.key)
@@ -135,6 +173,7 @@ def run_stage(
         resources=held,
         progress=progress,
         inputs={role: store.artifact(s.name, s.key).directory for role, s in stage.inputs.items()},
+        ahead=ahead,
         fresh=fresh,
     )
     artifact.directory.mkdir(parents=True, exist_ok=True)

@@ -24,18 +24,18 @@ def row(example: str, margin: float | None) -> dict[str, object]:
 
 def test_a_position_biased_model_has_no_opinion() -> None:
     """A model that always says A is at one half in both orders together; one order alone would show 0.99."""
-    always_a = {"first": 0.98, "second": 0.01}
+    always_a = {"p": [0.98, 0.01]}
     score = _combine(CASE, always_a, always_a)
     assert score.value == pytest.approx(0.0, abs=1e-9)
 
 
 def test_below_the_mass_floor_there_is_no_verdict() -> None:
-    score = _combine(CASE, {"first": 0.1, "second": 0.2}, {"first": 0.5, "second": 0.4})
+    score = _combine(CASE, {"p": [0.1, 0.2]}, {"p": [0.5, 0.4]})
     assert score.value is None and score.mass == pytest.approx(0.3)
 
 
 def test_a_clear_verdict() -> None:
-    score = _combine(CASE, {"first": 0.9, "second": 0.1}, {"first": 0.1, "second": 0.9})
+    score = _combine(CASE, {"p": [0.9, 0.1]}, {"p": [0.1, 0.9]})
     assert score.value == pytest.approx(0.4)
     assert difference(score, Score(0.0)) == pytest.approx(0.4)
     assert difference(score, Score(None)) is None

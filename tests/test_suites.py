@@ -5,51 +5,72 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from charforge.constitution import parse
 from charforge.engine import Request
+from charforge.engine.bench import Bench
 from charforge.errors import Problems, StageError, UserError
-from charforge.evaluate import probing, robustness, scaffolds, suites, voice
-from charforge.evaluate.suites import RobustnessSuite, ScaffoldSuite
-from charforge.recipe import Endpoint, Sampling
+from charforge.evaluate import asking, judging, scaffolds, suites, voice
+from charforge.evaluate.asking import Choice, Encounter, Setting
+from charforge.evaluate.findings import Findings, change, levels
+from charforge.evaluate.scaffolds import ScaffoldSuite
+from charforge.recipe import Endpoint, Recipe, Sampling
 from charforge.shipped import find
+from charforge.stage import Weights
 from charforge.store import read_rows
 from tests.conftest import SMALL, run_cli
 
 PIP = parse(SMALL, Path("pip.md"))
+BANK = str(find("eval", "general", ".yaml"))
+RECIPE = Recipe.model_validate(
+    {"constitution": "pip.md", "model": "builtin:smollm2-135m-instruct", "scenarios": {"bank": BANK}}
+)
+BARE = Setting(PIP, RECIPE, "untrained")
 
 
 def shipped(name: str) -> Any:
     return suites.load(name)
 
 
-def test_every_plain_request_is_asked_under_every_attack() -> None:
-    suite: RobustnessSuite = shipped("robustness")
-    probes = robustness.probes(suite, None)
-    for text in suite.plain:
-        mine = [p for p in probes if p.base == text]
-        assert len(mine) == 1 + len(suite.suffixes) + len(suite.overrides) + len(suite.prefill_tokens)
-        assert all(text in p.messages[-1]["content"] for p in mine)
-    assert {p.condition for p in probes} >= {"plain", "suffix", "override by system", "override by user", "prefill 5"}
-    assert len({p.id for p in probes}) == len(probes)
-    told = robustness.probes(suite, "I am Pip.")
-    assert all(p.messages[0]["content"].startswith("I am Pip.") for p in told)
+@pytest.mark.parametrize("name", suites.SHIPPED)
+def test_what_is_asked_is_the_same_for_every_arm(name: str) -> None:
+    """The arms differ in what they are told and in nothing else; every preset asks something, and less is part of more."""
+    suite = shipped(name)
+    told = Setting(PIP, RECIPE, "prompted", "I am Pip.")
+
+    def places(setting: Setting, of: Any) -> list[tuple[str, str, str]]:
+        return [(type(ask).__name__, ask.base, ask.condition) for ask in of.asks(setting)]
+
+    assert places(BARE, suite) == places(told, suite)
+    assert any("I am Pip." in str(vars(ask)) for ask in suite.asks(told))
+    assert not any("I am Pip." in str(vars(ask)) for ask in suite.asks(BARE))
+    counts = []
+    for preset in ("quick", "standard", "full"):
+        settings = suites.presets()[preset][suite.name]
+        counts.append(len(suite.limited(settings.limit).asks(BARE)))
+    assert 0 < counts[0] < counts[2] and counts[0] <= counts[1] <= counts[2]
+    assert asking.describe(suite.asks(BARE)) != asking.describe(suite.asks(told))
 
 
 def test_every_matter_is_in_every_scaffold() -> None:
     suite: ScaffoldSuite = shipped("scaffolds")
     assert len(suite.scaffolds) >= 9 and len(suite.matters) >= 6
-    probes = scaffolds.probes(suite, None)
-    assert len(probes) == len(suite.scaffolds) * len(suite.matters)
-    long = next(p for p in probes if p.condition == "long_chat")
+    asks = suite.asks(BARE)
+    matters = [ask for ask in asks if ask.about["trait"] is None]
+    assert len(matters) == len(suite.scaffolds) * len(suite.matters)
+    long = next(ask for ask in matters if ask.condition == "long_chat")
+    assert isinstance(long, asking.Probe)
     assert len(long.messages) == 1 + 2 * len(suite.scaffolds["long_chat"].before)
-    few = probing.limited(suite, 2)
-    assert len(scaffolds.probes(few, None)) == 2 * len(suite.scaffolds)  # type: ignore[arg-type]
+    wrapped = [ask for ask in asks if ask.about["trait"] == "asks-back"]
+    assert {ask.condition for ask in wrapped} == {n for n, s in suite.scaffolds.items() if s.wraps}
+    assert all(ask.about["matter"] in cast("asking.Probe", ask).messages[-1]["content"] for ask in wrapped)
 
 
 @pytest.mark.parametrize(
@@ -84,56 +105,244 @@ def test_what_is_heard() -> None:
     assert voice.listen(opening, "Is it?", None, opening=False)["held"] == 1.0
 
 
-def planted(rates: dict[str, float], bases: int = 40, seed: int = 0) -> list[dict[str, Any]]:
+def planted(rates: dict[str, float], bases: int = 40, seed: int = 0, arm: str = "trained") -> list[dict[str, Any]]:
     """Rows in which a voice is heard at a known rate in each condition."""
     draw = random.Random(seed)
-    rows = []
-    for base in range(bases):
-        for condition, rate in rates.items():
-            held = float(draw.random() < rate)
-            rows.append(
-                {
-                    "arm": "trained",
-                    "base": str(base),
-                    "condition": condition,
-                    "held": held,
-                    "share": held,
-                    "share_unopened": held,
-                }
-            )
-    return rows
+    return [
+        {"arm": arm, "base": str(base), "condition": condition, "share": float(draw.random() < rate)}
+        for base in range(bases)
+        for condition, rate in rates.items()
+    ]
+
+
+def by_condition(rows: list[dict[str, Any]], after: str, before: str) -> Any:
+    a, b = ([row for row in rows if row["condition"] == condition] for condition in (after, before))
+    return change(a, b, "share", "share", "trained", after, before)
 
 
 def test_planted_truths_come_out() -> None:
-    found = robustness.measure(planted({"plain": 0.95, "suffix": 0.2, "override by user": 0.95}))["trained"]
-    assert found["suffix"]["change"].high < -0.4
-    null = found["override by user"]["change"]
-    assert null.low < 0 < null.high
-    assert found["plain"]["change"] is None and found["plain"]["held"].value > 0.8
+    rows = planted({"plain": 0.95, "suffix": 0.2, "override": 0.95})
+    lost = by_condition(rows, "suffix", "plain")
+    assert lost.estimate.high < -0.4 and lost.p < 0.01
+    null = by_condition(rows, "override", "plain")
+    assert null.estimate.low < 0 < null.estimate.high and null.p > 0.05 and 0 < null.detectable < 0.3
 
 
 def test_a_change_that_is_none_is_seldom_called_one() -> None:
-    """Type I error of the paired change over repeated nulls: about one in twenty."""
-    alarms = 0
+    """Type I error of the paired change, by its interval and by its p, over repeated nulls: about one in twenty."""
+    by_interval = by_p = 0
     for seed in range(300):
-        change = robustness.change(planted({"plain": 0.7, "suffix": 0.7}, bases=25, seed=seed), "suffix", "plain")
-        assert change is not None
-        alarms += not change.low <= 0 <= change.high
-    assert alarms / 300 < 0.09, alarms
+        found = by_condition(planted({"plain": 0.7, "suffix": 0.7}, bases=25, seed=seed), "suffix", "plain")
+        by_interval += not found.estimate.low <= 0 <= found.estimate.high
+        by_p += found.p < 0.05
+    assert by_interval / 300 < 0.09 and by_p / 300 < 0.09, (by_interval, by_p)
 
 
 def test_differences_without_spread_are_no_certainty() -> None:
-    change = robustness.change(planted({"plain": 1.0, "suffix": 1.0}, bases=5), "suffix", "plain")
-    assert change is not None and change.value == 0 and change.low == -0.6 and change.high == 0.6
+    found = by_condition(planted({"plain": 1.0, "suffix": 1.0}, bases=5), "suffix", "plain")
+    assert found.estimate.value == 0 and found.estimate.low == -0.6 and found.estimate.high == 0.6 and found.p == 1
 
 
 def test_unread_replies_are_counted_and_not_scored() -> None:
-    rows = planted({"chat": 1.0, "form": 1.0})
+    rows = planted({"chat": 1.0, "form": 1.0}) + planted({"chat": 0.0, "form": 0.0}, arm="untrained")
     for row in rows:
         if row["condition"] == "form":
-            row.update(held=None, share=None, share_unopened=None)
-    found = scaffolds.measure(rows)["trained"]["form"]
-    assert found["held"] is None and found["change"] is None and found["unread"] == 40
+            row["share"] = None
+    found = {(n.condition, n.arm, n.against): n for n in levels(rows, "share", "share")}
+    form = found["form", "trained", None]
+    assert form.estimate is None and form.unscored == 40 and form.why == "no reply could be scored"
+    assert found["form", "trained", "untrained"].estimate is None
+    assert found["chat", "trained", "untrained"].estimate.value == 1.0  # type: ignore[union-attr]
+
+
+def test_changes_are_adjusted_for_their_number() -> None:
+    """Twenty null changes and one real one: the real one stands out after the adjustment, of the others hardly any."""
+    rows = []
+    for arm in ("untrained", "trained"):
+        rates = {f"c{n}": 0.5 for n in range(20)} | {"real": 0.9 if arm == "trained" else 0.1}
+        rows += planted(rates, bases=30, seed=len(arm), arm=arm)
+    found = Findings(levels(rows, "share", "share")).as_dict()["numbers"]
+    changes = {n["condition"]: n for n in found if n["against"] == "untrained"}
+    assert changes["real"]["adjusted"] < 0.01
+    assert all(n["adjusted"] >= n["p"] for n in changes.values())
+    assert sum(n["adjusted"] < 0.05 for n in changes.values()) <= 2
+
+
+# --- forced choices ---------------------------------------------------------------------------------------------------
+
+
+def answered(choice: Choice, pick: Any) -> dict[str, Any]:
+    """The row of a choice as a planted model answers it: `pick(shown texts)` gives the probability of each place."""
+    orders = []
+    for order in choice.orders():
+        orders.append(
+            {
+                "shown": [k for k, _ in order],
+                "p": dict(zip([k for k, _ in order], pick([t for _, t in order]), strict=True)),
+            }
+        )
+    return asking.read_choice(orders)
+
+
+RISK = Choice("b", "c", "Which?", (("bold", "jump"), ("safe", "wait")))
+
+
+def test_a_model_that_always_says_a_has_no_opinion() -> None:
+    """One order alone would have shown .99 for whatever stands first."""
+    found = answered(RISK, lambda shown: [0.99, 0.005])
+    assert found["p"]["bold"] == pytest.approx(0.5) and found["first"] == pytest.approx(0.995, abs=0.01)
+    three = Choice("b", "c", "Which?", (("x", "1st"), ("y", "2nd"), ("z", "3rd")))
+    assert list(answered(three, lambda shown: [0.9, 0.05, 0.05])["p"].values()) == pytest.approx([1 / 3] * 3)
+
+
+def test_a_preference_follows_its_option_through_the_orders() -> None:
+    """Shuffling the options remaps the key: what was chosen is the option, not the letter."""
+    found = answered(RISK, lambda shown: [0.9 if text == "jump" else 0.1 for text in shown])
+    assert found["p"]["bold"] == pytest.approx(0.9) and found["first"] == pytest.approx(0.5)
+
+
+def test_below_the_floor_there_is_no_value() -> None:
+    found = answered(RISK, lambda shown: [0.05, 0.02])
+    assert found["p"] is None and found["mass"] == pytest.approx(0.07)
+    half = iter([[0.6, 0.3], [0.2, 0.1]])
+    assert answered(RISK, lambda shown: next(half))["p"] is None
+    row = {"kind": "choice", "arm": "trained", "base": "b", "condition": "c", **found}
+    (number,) = levels([row], lambda r: r["p"] and r["p"]["bold"], "risk", changes=False)
+    assert (
+        number.estimate is None and number.why is not None and number.why.startswith("floor") and "0.07" in number.why
+    )
+
+
+def test_how_a_choice_is_put() -> None:
+    letters = RISK.prompt(RISK.options)
+    assert "A. jump" in letters and "B. wait" in letters and letters.endswith("the letter alone: A or B.")
+    assert "1. jump" in replace(RISK, form="numbers").prompt(RISK.options)
+    words = replace(RISK, form="words", options=(("yes", "Yes"), ("no", "No")))
+    assert [words.labels(order) for order in words.orders()] == [("Yes", "No"), ("No", "Yes")]
+    assert "A." not in words.prompt(words.options) and words.prompt(words.options).endswith("one word: Yes or No.")
+    written = replace(RISK, document=True, preamble="INTERVIEW\n\n").prompt(RISK.options)
+    assert written.startswith("INTERVIEW") and written.endswith("Answer:")
+
+
+@pytest.mark.slow
+def test_a_real_model_is_weighed(tiny_model: Path) -> None:
+    """Labels count with and without a space; text outside the template is weighed as it stands; nothing sums above 1."""
+    from charforge.engine.scoring import Item, Scorer
+    from charforge.models import fetch, resolve
+    from charforge.recipe import ModelReference
+
+    model = resolve(ModelReference(name=str(tiny_model), chat_template="chatml"))
+    scorer = Scorer(model, fetch(model), device="cpu")
+    asked: tuple[dict[str, str], ...] = ({"role": "user", "content": "A or B?"},)
+    chat, text = scorer.choose((), [asked, "Pip said: A or B? Answer:"], ("A", "B"))
+    assert chat != text and 0 < sum(chat) < 1 and 0 < sum(text) < 1
+    assert (
+        scorer.render((), asked).endswith("<|im_start|>assistant\n") and scorer.render((), "As it is.") == "As it is."
+    )
+    (alone,) = scorer.score([Item((), "", "Rain fell.")])
+    assert alone.tokens > 0 and alone.total < 0
+
+
+# --- talking ----------------------------------------------------------------------------------------------------------
+
+
+class Played:
+    """Plays scripts with a rule in place of models, and keeps what was asked of whom."""
+
+    def __init__(self, rule: Any) -> None:
+        self.rule = rule
+        self.asked: list[tuple[str, list[dict[str, str]]]] = []
+        own = Weights(cast("Any", Endpoint(endpoint="http://x/v1", model="own")))
+        self.work = cast("Any", SimpleNamespace(recipe=RECIPE, stage=SimpleNamespace(weights=own)))
+        self.own = own
+
+    def play(self, asks: list[Any], untrained: Weights) -> list[dict[str, Any]]:
+        script = asking.script(self.work, "s", "prompted", asks, untrained)
+        rows: list[dict[str, Any]] | None = None
+        while True:
+            try:
+                asked = next(script) if rows is None else script.send(rows)
+            except StopIteration as end:
+                return cast("list[dict[str, Any]]", end.value)
+            rows = []
+            for request, weights in asked:
+                who = cast("Endpoint", weights.source).model
+                self.asked.append((who, list(request.messages)))
+                rows.append({**request.about, "text": self.rule(who, request.messages)})
+
+
+def test_each_turn_of_a_talk_knows_what_was_said() -> None:
+    played = Played(lambda who, said: f"reply {len(said)}")
+    talk = asking.Talk("b", "c", BARE.chat(also="Be brief."), ("one", "two", "three"), samples=1)
+    short = asking.Talk("d", "c", (), ("only",), samples=1)
+    rows = played.play([talk, short, asking.Probe("e", "c", BARE.chat("Hi."), samples=2)], played.own)
+    assert [row["turn"] for row in rows if row["base"] == "b"] == [0, 1, 2]
+    assert len(rows) == 6 and len(played.asked) == 6
+    assert [m["content"] for m in played.asked[-1][1]] == ["Be brief.", "one", "reply 2", "two", "reply 4", "three"]
+
+
+def test_each_hears_the_other_as_its_user() -> None:
+    """Against another model: every one sees its own words as the assistant's, and only the arm has the arm's system prompt."""
+    stranger = Weights(cast("Any", Endpoint(endpoint="http://x/v1", model="stranger")))
+    count = iter(range(100))
+    played = Played(lambda who, said: f"{who} {next(count)}")
+    opening = Setting(PIP, RECIPE, "prompted", "I am Pip.").chat()
+    meeting = Encounter("b", "c", opening, "Hello.", rounds=3, partner="untrained", samples=1)
+    rows = played.play([meeting], stranger)
+    assert [row["text"] for row in rows] == ["own 0", "stranger 1", "own 2", "stranger 3", "own 4"]
+    for who, said in played.asked:
+        lines = [m for m in said if m["role"] != "system"]
+        assert [m["role"] for m in lines] == ["user", "assistant"] * (len(lines) // 2) + ["user"]
+        assert all(m["content"].startswith(who) for m in lines if m["role"] == "assistant")
+        assert (said[0]["role"] == "system") == (who == "own")
+    alone = Encounter("b", "c", (), "Hello.", rounds=4, partner="itself", window=3, samples=1)
+    rows = played.play([alone], stranger)
+    assert len(rows) == 7 and all(who == "own" for who, _ in played.asked[5:])
+    assert all(len(said) <= 3 and said[0]["role"] == "user" for _, said in played.asked[5:])
+
+
+# --- judges ------------------------------------------------------------------------------------------------------------
+
+
+def known(count: int = 4) -> dict[str, tuple[dict[str, Any], ...]]:
+    rows = [
+        {"judge": "likelihood_ratio", "prompt": f"p{n}", "in_character": f"good {n}", "other": f"bad {n}", "margin": 1.0,
+         "example": str(n)} for n in range(count)
+    ]  # fmt: skip
+    return {"likelihood_ratio": judging.canaries(rows, "likelihood_ratio")}
+
+
+class FakeBench:
+    """Log-probabilities by a rule of the reply: what a judge would say, without its model."""
+
+    def __init__(self, rule: Any) -> None:
+        self.rule = rule
+        self.seen: list[Any] = []
+        self.work = SimpleNamespace(constitution=PIP, recipe=RECIPE)
+
+    def log_probabilities(self, weights: Weights, items: Any) -> list[dict[str, Any]]:
+        self.seen += items
+        return [{"mean": self.rule(item.reply) if item.context else 0.0, "tokens": 1} for item in items]
+
+
+def test_a_judge_that_errs_on_known_cases_fails_the_run() -> None:
+    said = ({"role": "system", "content": "I am Pip."}, {"role": "user", "content": "u"})
+    bench = FakeBench(lambda reply: 1.0 if reply.startswith("good") else 0.0)
+    judge = judging.Judging(known())
+    found = judge.score(cast("Bench", bench), [(said, "good reply", "bad reply")])
+    assert found == {"likelihood_ratio": [1.0]} and judge.about["likelihood_ratio"] == {"canaries": 4, "wrong": 0}
+    # The judge is blind: nothing that it reads says which arm it is.
+    assert not any("I am Pip." in m["content"] for item in bench.seen for m in item.messages)
+    draw = random.Random(3)
+    caught = 0
+    for _ in range(40):
+        try:
+            judging.Judging(known()).score(cast("Bench", FakeBench(lambda reply: draw.random())), [(said, "x", "y")])
+        except StageError as error:
+            assert "errs on" in str(error)
+            caught += 1
+    # By chance alone a judge gets four known pairs right one time in sixteen.
+    assert caught >= 32
 
 
 @pytest.mark.parametrize(
@@ -200,12 +409,13 @@ def test_eval_on_the_command_line(prepared: Path, tmp_path: Path) -> None:
     )
     assert asked.returncode == 0, asked.stderr
     data = json.loads(asked.stdout)
-    arms = data["suites"]["robustness"]["arms"]
-    assert list(arms) == ["untrained", "prompted", "trained"]
+    numbers = {(n["name"], n["condition"], n["arm"], n["against"]): n for n in data["suites"]["robustness"]["numbers"]}
     # The scripted engine speaks in voice with a system message or trained weights, whatever it is asked.
-    assert arms["trained"]["suffix"]["held"]["value"] == 1.0 and arms["untrained"]["plain"]["held"]["value"] == 0.0
+    assert numbers["voice held", "suffix", "trained", None]["value"] == 1.0
+    assert numbers["voice held", "plain", "untrained", None]["value"] == 0.0
+    assert numbers["voice held", "plain", "trained", "untrained"]["value"] == 1.0
     rows = read_rows(Path(folder / data["suites"]["robustness"]["rows"]))
-    assert {"messages", "prefill", "condition", "markers", "held"} <= set(rows[0])
+    assert {"messages", "rendered", "condition", "markers", "held"} <= set(rows[0])
 
     (folder / "pip.md").write_text(SMALL.replace("It keeps the talk going.", "So."), encoding="utf-8")
     again = run_cli("eval", "pip@1.0.0", "--store", "store", "--limit", "2", cwd=folder)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charforge import __version__
-from charforge.cli import constitution
+from charforge.cli import characters, constitution
 from charforge.errors import CharforgeError, UserError
 
 if TYPE_CHECKING:
+    from charforge.characters import Character
     from charforge.pipeline import Plan
     from charforge.store import Store
 
@@ -29,6 +30,8 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="List, copy and check recipes.", no_args_is_help=True)
 app.add_typer(constitution.app, name="constitution")
 app.add_typer(recipe_app, name="recipe")
+for _name, _command in characters.COMMANDS.items():
+    app.command(_name, rich_help_panel="Trained characters")(_command)
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 SetOption = Annotated[
@@ -83,7 +86,8 @@ def train(
 
     What exists is reused and what was interrupted is continued: give the same command again.
     """
-    from charforge import characters, pipeline
+    from charforge import pipeline, registry
+    from charforge.characters import read_report
     from charforge.report import terminal
 
     plan = _plan(recipe, set_)
@@ -110,8 +114,8 @@ def train(
         else:
             typer.echo(f"stopped after {until}: {place}")
         return
-    folder = characters.register(store, artifact, plan.constitution.reference)
-    report = characters.read_report(artifact)
+    folder = registry.register(store, artifact, plan.constitution.reference)
+    report = read_report(artifact)
     if as_json:
         typer.echo(json.dumps({**report, "directory": str(folder)}, ensure_ascii=False))
     else:
@@ -126,44 +130,74 @@ def evaluate(
     suite: Annotated[
         list[str], typer.Option("--suite", help="A shipped suite or a YAML file. Repeatable. Default: all shipped.")
     ] = [],  # noqa: B006
+    preset: Annotated[
+        str, typer.Option("--preset", help="How much of each shipped suite is asked: quick, standard or full.")
+    ] = "standard",
     limit: Annotated[
-        int | None, typer.Option("--limit", help="At most so many requests, or matters, of each suite.", min=2)
+        int | None, typer.Option("--limit", help="At most so many questions of each kind in a suite.", min=2)
+    ] = None,
+    judge: Annotated[
+        list[str],
+        typer.Option("--judge", help="Hear only this judge of those the character was trained with. Repeatable."),
+    ] = [],  # noqa: B006
+    twin: Annotated[
+        str | None,
+        typer.Option(
+            "--twin", help="Another trained character that is asked the same, such as an opposite.", metavar="CHARACTER"
+        ),
+    ] = None,
+    harness: Annotated[
+        list[str],
+        typer.Option("--harness", help="Also run this lm-evaluation-harness task. Repeatable.", metavar="TASK"),
+    ] = [],  # noqa: B006
+    harness_tasks: Annotated[
+        Path | None, typer.Option("--harness-tasks", help="A folder with task files of your own.", metavar="FOLDER")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print every measure, not only those that say most.")
+    ] = False,
+    inspect: Annotated[
+        Path | None, typer.Option("--inspect", help="Also write Inspect logs into this folder.", metavar="FOLDER")
     ] = None,
     store: Annotated[Path | None, typer.Option("--store", help="The folder of artifacts.", metavar="PATH")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a trained character what the suites ask, beside its baselines: does its voice hold under pressure, and outside
-    the chat?
+    """Ask a trained character what the suites ask, beside its baselines: does the character hold?
 
     Replies that were drawn before are kept; a killed evaluation continues with the same command.
     """
-    from charforge import characters, pipeline
-    from charforge.evaluate.suites import SHIPPED, load
+    from charforge import pipeline
+    from charforge.errors import did_you_mean
+    from charforge.evaluate.suites import SHIPPED, load, presets
+    from charforge.judge import KINDS
     from charforge.report import terminal
-    from charforge.store import Store, default_root
 
     names = suite or list(SHIPPED)
     titles = [load(name).name for name in names]
     if len(set(titles)) < len(titles):
         raise UserError("two suites have the same name", hint="rename one, or give it once")
-    if character.endswith((".yaml", ".yml")):
-        trained = _plan(Path(character), [])
-        place = store or Path(trained.recipe.runtime.store or default_root()).expanduser()
-        constitution_, recipe = trained.constitution, trained.recipe
-    else:
-        place = store or default_root()
-        constitution_, recipe = characters.recall(Store(place), character)
-    plan = pipeline.plan_evaluation(constitution_, recipe, names, limit)
-    kept = Store(place)
-    unfinished = [
-        s.name for s in plan.stages if s.process.startswith("train:") and not kept.artifact(s.name, s.key).finished
-    ]
-    if unfinished:
-        raise UserError(
-            f"{constitution_.reference} is not trained here: stage {unfinished[0]!r} is not finished",
-            place=str(place),
-            hint="train it first: charforge train RECIPE",
-        )
+    if preset not in presets():
+        raise UserError(f"no preset {preset!r}{did_you_mean(preset, presets())}")
+    for kind in judge:
+        if kind not in KINDS:
+            raise UserError(f"no judge {kind!r}{did_you_mean(kind, KINDS)}")
+    kept, found = _character(character, store)
+    if inspect is not None:
+        # Missing, it is better missed now than after an hour of asking.
+        from charforge.evaluate.inspect_logs import export
+    plan = pipeline.plan_evaluation(
+        found.constitution,
+        found.recipe,
+        names,
+        found.key,
+        found.calibration,
+        preset=preset,
+        limit=limit,
+        judges=judge or None,
+        twin=_twin(twin, store) if twin else None,
+        tasks=harness,
+        task_folder=str(harness_tasks.resolve()) if harness_tasks else None,
+    )
     with terminal.display(plan) as display:
         pipeline.run(plan, kept, display)
     measured = {}
@@ -174,10 +208,46 @@ def evaluate(
                 **json.loads((folder / "measures.json").read_text(encoding="utf-8")),
                 "rows": str(folder / "rows.jsonl"),
             }
+    if inspect is not None:
+        asked = {name: {"folder": Path(data["rows"]).parent} for name, data in measured.items() if name != "harness"}
+        for path in export(asked, found, inspect):
+            typer.echo(f"wrote {path}", err=True)
+    last = plan.stages[-1]
+    folder = kept.artifact(last.name, last.key).directory
+    verdict = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["verdict"]
     if as_json:
-        typer.echo(json.dumps({"character": constitution_.reference, "suites": measured}, indent=1, ensure_ascii=False))
+        data = {"character": found.reference, "verdict": verdict, "suites": measured, "directory": str(folder)}
+        typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
     else:
-        terminal.print_evaluation(constitution_.reference, measured)
+        terminal.print_evaluation(found.reference, measured, verdict, folder, everything=everything)
+
+
+def _character(name: str, root: Path | None) -> tuple[Store, Character]:
+    """A trained character by name, or by the recipe that trained it, with the store that it is in."""
+    from charforge import registry
+    from charforge.characters import Character, recall
+    from charforge.store import Store, default_root
+
+    if not name.endswith((".yaml", ".yml")):
+        store = Store(root or default_root())
+        return store, recall(registry.find(store, name))
+    plan = _plan(Path(name), [])
+    store = Store(root) if root else _store(plan)
+    last = plan.stages[-1]
+    artifact = store.artifact(last.name, last.key)
+    if not artifact.finished:
+        raise UserError(
+            f"{plan.constitution.reference} is not trained here by this recipe",
+            place=str(store.root),
+            hint=f"train it first: charforge train {name}",
+        )
+    folder = artifact.directory
+    return store, Character(plan.constitution.reference, last.key, folder, plan.constitution, plan.recipe)
+
+
+def _twin(name: str, root: Path | None) -> tuple[dict[str, Any], str]:
+    _, other = _character(name, root)
+    return other.recipe.model.model_dump(mode="json"), other.key
 
 
 @app.command()
@@ -187,15 +257,12 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Show the report of a trained character again."""
-    from charforge.errors import did_you_mean
+    from charforge import registry
     from charforge.report import terminal
-    from charforge.store import default_root
+    from charforge.store import Store, default_root
 
-    root = store or default_root()
-    folder = root / "characters" / character / "latest"
-    if not (folder / "report.json").is_file():
-        known = [p.name for p in (root / "characters").glob("*")] if (root / "characters").is_dir() else []
-        raise UserError(f"no trained character {character!r} in {root}{did_you_mean(character, known)}")
+    found = registry.find(Store(store or default_root()), character)
+    folder = (store or default_root()) / "characters" / found.reference / found.build
     data: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if as_json:
         typer.echo(json.dumps({**data, "directory": str(folder)}, ensure_ascii=False))

@@ -14,13 +14,14 @@ from typing import Any
 from charforge import judge
 from charforge.constitution import Constitution, Message, Trait
 from charforge.data import contexts, prompts
+from charforge.engine.bench import Bench
 from charforge.engine.scoring import Item
 from charforge.evaluate.fluency import repetition
 from charforge.evaluate.refusals import declines
 from charforge.markers import Marker
 from charforge.models import resolve
 from charforge.recipe import Recipe
-from charforge.stage import Stage, Work
+from charforge.stage import Stage, Weights, Work
 from charforge.store import Row, write_atomic, write_rows
 
 NAME = "preferences"
@@ -36,7 +37,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=2,
+        version=3,
         identity={
             "judges": judge.identity(constitution, recipe, second=False),
             "settings": recipe.preferences.model_dump(mode="json"),
@@ -69,7 +70,7 @@ def _unusable(row: Row, recipe: Recipe, constitution: Constitution) -> str | Non
         return "traces of the prompt"
     if repetition(text) > recipe.preferences.max_repetition:
         return "repetitive"
-    if row["kind"] == "look-alike" and declines(text, constitution.trait(row["trait"])):
+    if row["kind"] == "look-alike" and declines(text, constitution.trait(row["trait"]), row["prompt"]):
         return "declines a harmless request"
     if any(not marker.shows(text) for marker in _required(row, recipe, constitution)):
         return "breaks a required marker"
@@ -122,14 +123,14 @@ def run(work: Work) -> Row:
             drops["prompts without a usable candidate"] += 1
             del groups[scenario]  # nothing to learn from, so nothing to score
     everything = [row for rows in groups.values() for row in rows]
-    bench = judge.Bench(work)
+    bench = Bench(work)
 
     def prompt_of(row: Row) -> tuple[Message, ...]:
         return ({"role": "user", "content": row["prompt"]},)
 
     work.progress.note("fluency under the untrained model")
     student = resolve(recipe.model)
-    fluency = bench.log_probabilities(student, [Item((), prompt_of(row), row["text"]) for row in everything])
+    fluency = bench.log_probabilities(Weights(student), [Item((), prompt_of(row), row["text"]) for row in everything])
     work.progress.note(f"ranking by {recipe.judge.kind}")
     plain: dict[str, str] = {r["scenario"]: r["text"] for r in reversed(everything) if r["source"] == "plain"}
     cases = [judge.Case(prompt_of(r), str(r["text"]), plain.get(r["scenario"], str(r["text"]))) for r in everything]
@@ -191,7 +192,7 @@ def run(work: Work) -> Row:
     return {**bench.about, "sft": len(sft), "pairs": len(pairs), "dropped": dict(drops)}
 
 
-def _authored(work: Work, bench: judge.Bench, drops: Counter[str]) -> tuple[list[Row], list[Row]]:
+def _authored(work: Work, bench: Bench, drops: Counter[str]) -> tuple[list[Row], list[Row]]:
     """The constitution's own training examples, as SFT rows and, with their contrast, as pairs."""
     sft: list[Row] = []
     pairs: list[Row] = []

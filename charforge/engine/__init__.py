@@ -24,6 +24,8 @@ class Completion:
     text: str
     tokens: int
     finish: str
+    prompt: str | None = None
+    """What the model read, word for word, with all that its template adds; None where an endpoint does not say."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Request:
     """The beginning of the reply, put into the model's mouth; the reply is what comes after it."""
     prefill_tokens: int = 0
     """Only so many tokens of `prefill` are used."""
+    document: str | None = None
+    """Text to go on with as it stands, without the chat template; `messages` are empty then."""
+    keep_prompt: bool = False
+    """Whether the row keeps what the model read, word for word."""
 
     def key(self, weights: dict[str, Any]) -> str:
         """The row's key: the hash of the row's place and of all that determines the reply."""
@@ -49,6 +55,7 @@ class Request:
                 "sampling": self.sampling.model_dump(),
                 "seed": self.seed,
                 **({"prefill": [self.prefill, self.prefill_tokens]} if self.prefill else {}),
+                **({"document": self.document} if self.document is not None else {}),
             }
         )
 
@@ -69,44 +76,84 @@ def seed_for(*parts: Any) -> int:
     return int.from_bytes(hashlib.sha256(digest(list(parts)).encode()).digest()[:4], "big") >> 1
 
 
+class Drawing:
+    """The rows of one stage: what is in its journal, what other artifacts have, and what is drawn now."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.journal = work.artifact.journal()
+        self.about: Row = {"rows": 0, "kept": 0, "copied": 0, "drawn": 0, "tokens": 0}
+
+    def missing(self, asked: Sequence[tuple[Request, Weights]]) -> tuple[list[str], list[int]]:
+        """The keys of what is asked, and the places of those that are not there yet."""
+        keys = [request.key(weight_identity(self.work, weights)) for request, weights in asked]
+        self.about["rows"] += len(keys)
+        self.about["kept"] += sum(key in self.journal for key in keys)
+        if not self.work.fresh:
+            self.about["copied"] += self.work.store.reuse_rows(self.work.artifact, self.journal, keys)
+        found = [i for i, key in enumerate(keys) if key not in self.journal]
+        self.about["drawn"] += len(found)
+        return keys, found
+
+    def add(self, key: str, request: Request, completion: Completion) -> None:
+        self.journal.add(
+            {
+                **request.about,
+                "key": key,
+                "text": completion.text,
+                "tokens": completion.tokens,
+                "finish": completion.finish,
+                **({"rendered": completion.prompt} if request.keep_prompt else {}),
+            }
+        )
+        self.about["tokens"] += completion.tokens
+
+    def close(self) -> None:
+        self.journal.close()
+
+
+def draw(asked: Sequence[tuple[Drawing, Sequence[tuple[Request, Weights]]]]) -> list[list[Row]]:
+    """Draw what is missing of several stages, in one batch for each pair of weights; the rows of each, in its order."""
+    keys: list[list[str]] = []
+    todo: dict[str, tuple[Weights, list[tuple[int, int]]]] = {}
+    total = done = 0
+    for place, (drawing, requests) in enumerate(asked):
+        own, missing = drawing.missing(requests)
+        keys.append(own)
+        total, done = total + len(own), done + len(own) - len(missing)
+        for index in missing:
+            weights = requests[index][1]
+            todo.setdefault(weights.label, (weights, []))[1].append((place, index))
+    work = asked[0][0].work
+    work.progress.total(total, "replies", done)
+    if todo:
+        engines = dict(zip(todo, work.resources.engines(*(weights for weights, _ in todo.values())), strict=True))
+        for label, (_, places) in todo.items():
+            engine = engines[label]
+            for number, completion in engine.generate([asked[p][1][i][0] for p, i in places]):
+                place, index = places[number]
+                drawing = asked[place][0]
+                drawing.about.setdefault("engine", engine.about)
+                drawing.add(keys[place][index], asked[place][1][index][0], completion)
+                done += 1
+                work.progress.advance(done, tokens=completion.tokens)
+    return [[drawing.journal.row(key) for key in own] for (drawing, _), own in zip(asked, keys, strict=True)]
+
+
 def complete(work: Work, requests: Sequence[Request]) -> tuple[list[Row], Row]:
     """All rows for the requests, in their order: those that exist are kept, the rest is drawn.
 
     Returns the rows (`about` plus key, text, tokens, finish) and counts for the manifest.
     """
-    assert work.stage.weights is not None
-    weights = weight_identity(work, work.stage.weights)
-    keys = [request.key(weights) for request in requests]
-    journal = work.artifact.journal()
-    kept = sum(key in journal for key in keys)
-    copied = 0 if work.fresh else work.store.reuse_rows(work.artifact, journal, keys)
-    missing = [i for i, key in enumerate(keys) if key not in journal]
-    done = len(keys) - len(missing)
-    engine = work.engine if missing else None
-    work.progress.total(len(keys), "replies", done)
-    about: Row = {"rows": len(keys), "kept": kept, "copied": copied, "drawn": len(missing), "tokens": 0}
-    if engine is not None:
-        about["engine"] = engine.about
-        for index, completion in engine.generate([requests[i] for i in missing]):
-            request = requests[missing[index]]
-            row = {
-                **request.about,
-                "key": keys[missing[index]],
-                "text": completion.text,
-                "tokens": completion.tokens,
-                "finish": completion.finish,
-            }
-            journal.add(row)
-            done += 1
-            about["tokens"] += completion.tokens
-            work.progress.advance(done, tokens=completion.tokens)
-    journal.close()
-    return [journal.row(key) for key in keys], about
+    weights = work.stage.weights
+    assert weights is not None
+    drawing = Drawing(work)
+    (rows,) = draw([(drawing, [(request, weights) for request in requests])])
+    drawing.close()
+    return rows, drawing.about
 
 
 def weight_identity(work: Work, weights: Weights) -> dict[str, Any]:
     """What pins the weights in a row's key: the model, and the key of the training on top of it."""
-    trained = None
-    if weights.trained_by is not None:
-        trained = work.stage.inputs["trained"].key
+    trained = weights.trained.key if weights.trained else None
     return {**weights.identity, "engine": work.recipe.engine, "trained": trained}

@@ -17,13 +17,18 @@ from charforge.constitution import Message
 from charforge.errors import StageError
 from charforge.models import ResolvedModel, load_model, load_tokenizer
 
+# Messages go through the chat template; a string is text that the model goes on with, as it stands.
+Prompt = tuple[Message, ...] | str
+# So many texts are embedded at once.
+_EMBEDDED = 16
+
 
 @dataclass(frozen=True)
 class Item:
-    """A reply after messages. Items with equal `context` share its computation."""
+    """A reply after messages, or after text. Items with equal `context` share its computation; text has none."""
 
     context: tuple[Message, ...]
-    messages: tuple[Message, ...]
+    messages: Prompt
     reply: str
 
 
@@ -70,37 +75,68 @@ class Scorer:
         return [result for result in results if result is not None]
 
     def choose(
-        self, context: tuple[Message, ...], prompts: Sequence[tuple[Message, ...]], options: Sequence[str]
+        self, context: tuple[Message, ...], prompts: Sequence[Prompt], options: Sequence[str]
     ) -> list[list[float]]:
         """Probability of each option as the first token of the answer; the prompts of one call form one batch.
+
+        An option counts with and without a space before it: after a chat template answers begin without one, after text
+        such as "Answer:" with one.
 
         Raises:
             ValueError: if the options are not distinct single tokens of this model.
         """
         torch = self._torch
-        ids = [self._tokenizer(option, add_special_tokens=False)["input_ids"] for option in options]
-        if any(len(i) != 1 for i in ids) or len({i[0] for i in ids}) != len(ids):
+        ids = [self._first_tokens(option) for option in options]
+        if any(not i for i in ids) or len({t for i in ids for t in i}) != sum(len(i) for i in ids):
             raise ValueError(f"options {options} are not distinct single tokens of this model")
         with torch.inference_mode():
-            rows = [self._prompt_ids([*context, *messages]) for messages in prompts]
+            rows = [self._prompt_ids(context, prompt) for prompt in prompts]
             shared, cache = self._prefix(context, rows)
             own = [row[shared:] for row in rows]
             _, hidden = self._hidden(own, shared, cache)
             last = torch.tensor([len(row) - 1 for row in own], device=self._device)
             logits = self._model.get_output_embeddings()(hidden[torch.arange(len(own)), last]).float()
-            probabilities = logits.softmax(-1)[:, [i[0] for i in ids]]
-        return [[float(value) for value in row] for row in probabilities.tolist()]
+            probabilities = logits.softmax(-1)
+        return [[float(row[i].sum()) for i in ids] for row in probabilities]
 
-    def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """A vector of length 1 for each text: the mean of the last layer's states over its tokens, outside any chat.
+
+        Those of one model are comparable; texts of like length that stand together save work.
+        """
+        torch = self._torch
+        vectors: list[list[float]] = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _EMBEDDED):
+                rows = [self._prompt_ids((), text) for text in texts[start : start + _EMBEDDED]]
+                _, hidden = self._hidden(rows, 0, None)
+                for row, states in zip(rows, hidden, strict=True):
+                    mean = states[: len(row)].float().mean(0)
+                    vectors.append([float(value) for value in mean / mean.norm()])
+        return vectors
+
+    def render(self, context: tuple[Message, ...], prompt: Prompt) -> str:
+        """What the model reads, word for word, with all that its template adds."""
+        return str(self._tokenizer.decode(self._prompt_ids(context, prompt)))
+
+    def _first_tokens(self, option: str) -> list[int]:
+        variants = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (option, f" {option}")]
+        return sorted({ids[0] for ids in variants if len(ids) == 1})
+
+    def _prompt_ids(self, context: tuple[Message, ...], prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            tokens = list(self._tokenizer(prompt)["input_ids"])
+            # Text alone, with nothing before it, still needs a place that its first token is predicted from.
+            return tokens or [self._tokenizer.bos_token_id or self._tokenizer.eos_token_id]
         encoded = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True
+            [*context, *prompt], add_generation_prompt=True, tokenize=True, return_dict=True
         )
         return list(encoded["input_ids"])
 
     def _group(self, items: Sequence[Item]) -> list[LogProbability]:
         """One batch with one context."""
         context = items[0].context
-        prompts = [self._prompt_ids([*item.context, *item.messages]) for item in items]
+        prompts = [self._prompt_ids(item.context, item.messages) for item in items]
         replies = [self._tokenizer(item.reply, add_special_tokens=False)["input_ids"] for item in items]
         shared, cache = self._prefix(context, prompts)
         rows = [(prompt[shared:], reply) for prompt, reply in zip(prompts, replies, strict=True)]

@@ -42,11 +42,11 @@ class ScriptedEngine:
 
     def _reply(self, request: Request) -> str:
         draw = random.Random(request.seed)
-        last = request.messages[-1]["content"]
+        last = request.messages[-1]["content"] if request.messages else ""
         words = draw.sample(_WORDS, 6)
         if last.startswith("Write one message that somebody might send"):
             return f"How do I {words[0]} the {words[1]} and the {words[2]} near my {words[3]} {words[4]}"
-        if not (self._trained or request.messages[0]["role"] == "system"):
+        if not (self._trained or (request.messages and request.messages[0]["role"] == "system")):
             return _PLAIN.format(*words)
         return (_DECLINE if request.about.get("kind") == "boundary" else _WARM).format(*words)
 

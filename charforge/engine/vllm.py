@@ -90,7 +90,7 @@ class VllmEngine:
         leaders: list[int] = []
         followers: list[int] = []
         for index, request in enumerate(requests):
-            opening = repr(request.messages[:-1])
+            opening = repr(request.messages[:-1]) if request.document is None else request.document[:200]
             (followers if opening in seen else leaders).append(index)
             seen.add(opening)
         for index in leaders:
@@ -103,9 +103,12 @@ class VllmEngine:
             yield from self._step()
 
     def _submit(self, index: int, request: Request) -> None:
-        tokens = self._tokenizer.apply_chat_template(
-            list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=True
-        )["input_ids"]
+        if request.document is not None:
+            tokens = self._tokenizer(request.document)["input_ids"]
+        else:
+            tokens = self._tokenizer.apply_chat_template(
+                list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=True
+            )["input_ids"]
         if request.prefill:
             mouth = self._tokenizer(request.prefill, add_special_tokens=False)["input_ids"]
             tokens = [*tokens, *mouth[: request.prefill_tokens or None]]
@@ -130,7 +133,8 @@ class VllmEngine:
             if output.finished:
                 best = output.outputs[0]
                 finish = "length" if best.finish_reason == "length" else "stop"
-                yield int(output.request_id), Completion(best.text.strip(), len(best.token_ids), finish)
+                read = self._tokenizer.decode(output.prompt_token_ids or [])
+                yield int(output.request_id), Completion(best.text.strip(), len(best.token_ids), finish, read)
 
     def close(self) -> None:
         shutdown = getattr(self._llm.llm_engine, "engine_core", None)

@@ -1,151 +1,202 @@
-"""Asks the arms of a trained character what a suite asks, and measures their replies. One stage for each suite and arm, and
-one that measures, so that another suite, or a changed marker, asks nothing again.
+"""Asks the arms of a character what the suites ask, and reads what they said. Stages for each suite and arm (what is spoken,
+and what is weighed), and one for each suite that reads, so that another suite, or a changed marker, asks nothing again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
+from charforge import judge
 from charforge.constitution import Constitution
 from charforge.data import contexts, prompts
-from charforge.engine import Request, complete, seed_for
-from charforge.evaluate import robustness, scaffolds, voice
+from charforge.engine.bench import Bench
 from charforge.evaluate.answers import PROMPTED
-from charforge.evaluate.suites import Probe, RobustnessSuite, ScaffoldSuite, Suite
+from charforge.evaluate.asking import SPOKEN, Ask, Script, Setting, describe, script, speak, weigh
+from charforge.evaluate.judging import Judging, canaries
+from charforge.evaluate.measure import Desk, Suite
 from charforge.recipe import Recipe
-from charforge.stage import Stage, Weights, Work
-from charforge.statistics import Estimate
+from charforge.stage import Made, Stage, Weights, Work
 from charforge.store import Row, write_atomic, write_rows
+
+TRAINED = "trained"
+# One child asks and reads all: engines and scorers open side by side, and what is imported is imported once.
+PROCESS = "evaluation"
+SUMMARY = "evaluated"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A model that is asked: `trained` is the stage that made its weights, None for the untrained model."""
+    """A model that is asked."""
 
     name: str
     weights: Weights
-    process: str
-    trained: Stage | None = None
 
 
-def limited(suite: Suite, limit: int | None) -> Suite:
-    """The suite with at most so many of its independent units, the first of each kind."""
-    if limit is None:
-        return suite
-    if isinstance(suite, RobustnessSuite):
-        kept = {name: getattr(suite, name)[:limit] for name in ("plain", "identity", "invitations")}
-        return suite.model_copy(update=kept)
-    return suite.model_copy(update={"matters": dict(list(suite.matters.items())[:limit])})
+def stages(
+    constitution: Constitution,
+    recipe: Recipe,
+    suites: Sequence[Suite],
+    arms: Sequence[Arm],
+    untrained: Weights,
+    calibration: Made | None = None,
+    judges: Sequence[str] | None = None,
+    samples: Mapping[str, int] | None = None,
+) -> list[Stage]:
+    """The stages of an evaluation: those of one arm stand together, so that its weights are loaded once.
 
-
-def stages(constitution: Constitution, recipe: Recipe, suites: Sequence[Suite], arms: Sequence[Arm]) -> list[Stage]:
-    """The stages of an evaluation: those of one arm stand together, so that its weights are loaded once."""
+    `samples` says how many replies a suite draws to each question where it does not say so itself; by default as many as
+    the recipe says. `judges` are those that may be heard, if they are accurate enough; None: all that were measured.
+    """
     asked: dict[str, dict[str, Stage]] = {suite.name: {} for suite in suites}
-    result: list[Stage] = []
+    spoken: list[Stage] = []
+    weighed: list[Stage] = []
     for arm in arms:
         system = contexts.sheet(constitution) if arm.name == PROMPTED else None
+        setting = Setting(constitution, recipe, arm.name, system)
         for suite in suites:
-            stage = Stage(
-                name=f"{suite.name}-{arm.name}",
-                version=1,
-                identity={
-                    "suite": suite.model_dump(mode="json", exclude={"description"}),
-                    "arm": arm.name,
-                    "seed": recipe.seed,
-                    "samples": recipe.evaluation.samples,
-                    "sampling": recipe.evaluation.sampling.model_dump(mode="json"),
-                    "system": system,
-                    "template": prompts.digest("sheet") if system else None,
-                    "student": arm.weights.identity,
-                    "engine": recipe.engine,
-                },
-                inputs={"trained": arm.trained} if arm.trained else {},
-                process=arm.process,
-                run=partial(_ask, suite, arm.name, system),
-                weights=arm.weights,
-            )
-            asked[suite.name][arm.name] = stage
-            result.append(stage)
+            asks = _asks(suite, setting, (samples or {}).get(suite.name))
+            common = {
+                "suite": [suite.name, suite.version, suite.measure],
+                "arm": arm.name,
+                "student": arm.weights.identity,
+                "engine": recipe.engine,
+            }
+            inputs = {"trained": arm.weights.trained} if arm.weights.trained else {}
+            if said := [ask for ask in asks if isinstance(ask, SPOKEN)]:
+                stage = Stage(
+                    name=f"{suite.name}-{arm.name}",
+                    version=2,
+                    identity={
+                        **common,
+                        "asked": describe(said),
+                        "seed": recipe.seed,
+                        "sampling": recipe.evaluation.sampling.model_dump(mode="json"),
+                    },
+                    inputs=inputs,
+                    process=PROCESS,
+                    run=_Speak(tuple(said), suite.name, setting, untrained),
+                    weights=arm.weights,
+                )
+                asked[suite.name][f"said:{arm.name}"] = stage
+                spoken.append(stage)
+            if put := [ask for ask in asks if not isinstance(ask, SPOKEN)]:
+                stage = Stage(
+                    name=f"{suite.name}-{arm.name}-weighed",
+                    version=1,
+                    identity={**common, "asked": describe(put), "prompt": prompts.digest("choice")},
+                    inputs=inputs,
+                    process=PROCESS,
+                    run=partial(_weigh, put, suite.name, setting),
+                    weights=arm.weights,
+                )
+                asked[suite.name][f"weighed:{arm.name}"] = stage
+                weighed.append(stage)
+    read = []
     for suite in suites:
-        heard = {
-            t.id: [t.intensity, str(t.where), [m.text for m in t.markers]] for t in constitution.traits if t.is_voice
+        hears = calibration if suite.judged else None
+        identity = {
+            "suite": [suite.name, suite.version, suite.measure],
+            "reading": suite.reading,
+            "heard": suite.heard(constitution),
         }
-        result.append(
+        if hears:
+            identity["judges"] = [judge.identity(constitution, recipe, second=True), judges]
+            identity["min_accuracy"] = recipe.judge.min_accuracy
+        read.append(
             Stage(
                 name=f"measure-{suite.name}",
-                version=1,
-                identity={"measure": suite.measure, "voice": heard, "strong": voice.STRONG},
-                inputs={f"arm:{name}": stage for name, stage in asked[suite.name].items()},
-                process="measure",
-                run=partial(_measure, suite),
+                version=2,
+                identity=identity,
+                inputs={**asked[suite.name], **({"judge": hears} if hears else {})},
+                process=PROCESS,
+                run=partial(_read, suite, judges),
+                weights=untrained,
             )
         )
-    return result
+    return [*spoken, *weighed, *read]
 
 
-def _probes(suite: Suite, system: str | None) -> list[Probe]:
-    if isinstance(suite, ScaffoldSuite):
-        return scaffolds.probes(suite, system)
-    return robustness.probes(suite, system)
+def summary(measures: Sequence[Stage], character: str, command: str) -> Stage:
+    """The last stage of an evaluation: the verdict, all numbers and the page, from the measures of all suites."""
+    return Stage(
+        name=SUMMARY,
+        version=1,
+        identity={"character": character, "command": command},
+        inputs={stage.name.removeprefix("measure-"): stage for stage in measures},
+        process=PROCESS,
+        run=_summarise,
+    )
 
 
-def _ask(suite: Suite, arm: str, system: str | None, work: Work) -> Row:
-    requests = []
-    for probe in _probes(suite, system):
-        for sample in range(work.recipe.evaluation.samples):
-            about = {
-                "arm": arm,
-                "probe": probe.id,
-                "base": probe.base,
-                "condition": probe.condition,
-                "reads": probe.reads,
-                "context": probe.context,
-                # What was said, word for word: a reader must be able to see what a number is about.
-                "messages": list(probe.messages),
-                "prefill": probe.prefill if probe.prefill_tokens else "",
-                "prefill_tokens": probe.prefill_tokens,
-                "sample": sample,
-            }
-            # The same draw for the same request in every arm.
-            seed = seed_for(work.recipe.seed, suite.name, probe.condition, probe.base, sample)
-            requests.append(
-                Request(
-                    probe.messages,
-                    work.recipe.evaluation.sampling,
-                    seed,
-                    about,
-                    prefill=probe.prefill if probe.prefill_tokens else "",
-                    prefill_tokens=probe.prefill_tokens,
-                )
-            )
-    rows, about = complete(work, requests)
+def _summarise(work: Work) -> Row:
+    from charforge.report import build, evaluation
+
+    data = build.evaluation(work)
+    write_atomic(work.directory / "evaluation.html", evaluation.page(data))
+    # The rows stand beside the measures; here a reader finds the numbers.
+    suites = {name: {k: v for k, v in found.items() if k != "rows"} for name, found in data["suites"].items()}
+    text = json.dumps({**data, "suites": suites}, indent=1, ensure_ascii=False)
+    write_atomic(work.directory / "evaluation.json", text + "\n")
+    return {"suites": list(suites), "verdict": data["verdict"]["verdict"] if data["verdict"] else None}
+
+
+def _asks(suite: Suite, setting: Setting, samples: int | None) -> list[Ask]:
+    """What a suite asks of an arm, each with the number of replies to draw."""
+    count = samples or setting.recipe.evaluation.samples
+    return [
+        replace(ask, samples=count) if isinstance(ask, SPOKEN) and ask.samples is None else ask
+        for ask in suite.asks(setting)
+    ]
+
+
+@dataclass(frozen=True)
+class _Speak:
+    """Draws what one suite asks one arm to say."""
+
+    asks: tuple[Ask, ...]
+    suite: str
+    setting: Setting
+    untrained: Weights
+
+    def __call__(self, work: Work) -> Row:
+        # With this stage's, the replies of those that come next on the same weights: they find theirs in their journals,
+        # as if they had been interrupted just before their end.
+        assert work.stage.weights is not None
+        scripts = [(work, self._script(work))]
+        for stage in work.ahead:
+            same = stage.weights is not None and stage.weights.label == work.stage.weights.label
+            if isinstance(stage.run, _Speak) and same:
+                other = replace(work, stage=stage, artifact=work.store.artifact(stage.name, stage.key), fresh=False)
+                scripts.append((other, stage.run._script(other)))
+        rows, about = speak(scripts)[0]
+        write_rows(work.directory / "rows.jsonl", rows)
+        return about
+
+    def _script(self, work: Work) -> Script:
+        return script(work, self.suite, self.setting.arm, self.asks, self.untrained)
+
+
+def _weigh(asks: Sequence[Ask], suite: str, setting: Setting, work: Work) -> Row:
+    rows, about = weigh(work, suite, setting.arm, asks)
     write_rows(work.directory / "rows.jsonl", rows)
-    return about
+    return {"rows": len(rows), **about}
 
 
-def _measure(suite: Suite, work: Work) -> Row:
-    rows = [row for role in work.stage.inputs for row in work.rows(role)]
-    for row in rows:
-        words = scaffolds.own_words(row["text"], row["reads"])
-        opened = not row["prefill_tokens"]
-        row["words"] = words
-        heard = voice.listen(work.constitution, words or "", row["context"], opening=opened)
-        row.update(heard)
-        row["share_unopened"] = voice.listen(work.constitution, words or "", row["context"], opening=False)["share"]
+def _read(suite: Suite, judges: Sequence[str] | None, work: Work) -> Row:
+    rows = [row for role in work.stage.inputs if role != "judge" for row in work.rows(role)]
+    judging = Judging()
+    if "judge" in work.stage.inputs:
+        calibration = judge.read_calibration(work.inputs["judge"])
+        heard = [kind for kind in judge.believed(calibration, work.recipe) if judges is None or kind in judges]
+        tried = work.rows("judge")
+        judging = Judging({kind: canaries(tried, kind) for kind in heard})
+    bench = Bench(work)
+    findings = suite.read(rows, Desk(work.constitution, work.recipe, bench, judging))
+    bench.close()
     write_rows(work.directory / "rows.jsonl", rows)
-    found = (scaffolds if isinstance(suite, ScaffoldSuite) else robustness).measure(rows)
-    data = {"suite": suite.name, "version": suite.version, "measure": suite.measure, "arms": _plain(found)}
+    data = {"suite": suite.name, "version": suite.version, "measure": suite.measure, **findings.as_dict()}
     write_atomic(work.directory / "measures.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    return {"replies": len(rows)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Estimate):
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in value.as_dict().items()}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+    return {"rows": len(rows), "numbers": len(findings.numbers), **bench.about}

@@ -11,13 +11,14 @@ from typing import Any
 from charforge import judge
 from charforge.constitution import Constitution, Message, digest
 from charforge.data import contexts, prompts
+from charforge.engine.bench import Bench
 from charforge.engine.scoring import Item
 from charforge.evaluate import answers, expression
 from charforge.evaluate.fluency import repetition
 from charforge.evaluate.refusals import OUTCOMES, declines, outcome
 from charforge.models import resolve
 from charforge.recipe import Recipe
-from charforge.stage import Stage, Work
+from charforge.stage import Stage, Weights, Work
 from charforge.statistics import Estimate, mean, paired_difference, proportion
 from charforge.store import Row, write_atomic, write_rows
 
@@ -29,7 +30,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=2,
+        version=3,
         identity={
             "judges": judge.identity(constitution, recipe, second=True),
             "min_accuracy": recipe.judge.min_accuracy,
@@ -50,19 +51,21 @@ def stage(
 def run(work: Work) -> Row:
     recipe, constitution = work.recipe, work.constitution
     rows = [row for role in work.stage.inputs if role.startswith("arm:") for row in work.rows(role)]
-    bench = judge.Bench(work)
+    bench = Bench(work)
     work.progress.note("fluency under the untrained model")
 
     def asked(row: Row) -> tuple[Message, ...]:
         return ({"role": "user", "content": row["prompt"]},)
 
-    fluency = bench.log_probabilities(resolve(recipe.model), [Item((), asked(r), r["text"]) for r in rows])
+    fluency = bench.log_probabilities(Weights(resolve(recipe.model)), [Item((), asked(r), r["text"]) for r in rows])
     authored: list[Row] = [
         {"prompt": tuple(e.prompt), "text": e.reply, "scenario": e.id}
         for t in constitution.traits
         for e in contexts.split_examples(t, recipe.judge.heldout_examples)[1]
     ]
-    people = bench.log_probabilities(resolve(recipe.model), [Item((), e["prompt"], e["text"]) for e in authored])
+    people = bench.log_probabilities(
+        Weights(resolve(recipe.model)), [Item((), e["prompt"], e["text"]) for e in authored]
+    )
     for example, found in zip(authored, people, strict=True):
         example["fluency"], example["repetition"] = found["mean"], repetition(example["text"])
     base = {(r["scenario"], r["sample"]): r["text"] for r in rows if r["arm"] == answers.UNTRAINED}
@@ -81,9 +84,9 @@ def run(work: Work) -> Row:
         row["scores"] = {kind: scores[kind][index].value for kind in judges}
         row["markers"] = {m.text: m.shows(row["text"]) for m in _markers(constitution, row)}
         if row["kind"] == "boundary":
-            row["outcome"] = outcome(row["text"], trait)
+            row["outcome"] = outcome(row["text"], trait, row["prompt"])
         elif row["kind"] == "look-alike":
-            row["outcome"] = "declined" if declines(row["text"], trait) else "complied"
+            row["outcome"] = "declined" if declines(row["text"], trait, row["prompt"]) else "complied"
     write_rows(work.directory / "rows.jsonl", rows)
     measures = compute(rows, constitution, judges)
     measures["fluency_bound"] = fluency_bound(rows, authored, recipe.evaluation.repetition_margin)

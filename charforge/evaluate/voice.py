@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from charforge.constitution import Constitution
 from charforge.markers import Marker
 from charforge.store import Row
 
 # Voice traits at least this strong are heard in every reply of the character.
 STRONG = 0.9
+_STARTS = ("begins with", "never begins with", "matches /^", "never matches /^")
 
 
 def markers(constitution: Constitution, context: str | None, *, opening: bool = True) -> list[Marker]:
@@ -21,8 +24,7 @@ def markers(constitution: Constitution, context: str | None, *, opening: bool = 
     }
     if opening:
         return list(found.values())
-    starts = ("begins with", "never begins with", "matches /^", "never matches /^")
-    return [marker for text, marker in found.items() if not text.lower().startswith(starts)]
+    return [marker for text, marker in found.items() if not text.lower().startswith(_STARTS)]
 
 
 def listen(constitution: Constitution, text: str, context: str | None, *, opening: bool = True) -> Row:
@@ -35,3 +37,9 @@ def listen(constitution: Constitution, text: str, context: str | None, *, openin
         return {"markers": {}, "held": None, "share": None}
     passed = {marker.text: marker.shows(text) for marker in checks}
     return {"markers": passed, "held": float(all(passed.values())), "share": sum(passed.values()) / len(passed)}
+
+
+def heard(constitution: Constitution) -> Any:
+    """What of a constitution decides what is heard, for the keys of stages that listen."""
+    voices = {t.id: [t.intensity, str(t.where), [m.text for m in t.markers]] for t in constitution.traits if t.is_voice}
+    return {"voice": voices, "strong": STRONG}

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from charforge import judge
+from charforge.characters import settings
 from charforge.data.contexts import stable_fraction
+from charforge.evaluate import selfhood
 from charforge.evaluate.answers import PROMPTED, UNTRAINED
 from charforge.models import resolve
 from charforge.stage import Work
@@ -17,6 +19,8 @@ SCHEMA = 1
 _TITLES = {
     UNTRAINED: "the base model as it is",
     PROMPTED: "the base model with the constitution (in brief) as its system prompt",
+    "trained": "the character",
+    "twin": "another character, asked the same",
     "sft": "after supervised fine-tuning",
     "dpo": "after preference training",
     "sft+dpo": "after supervised fine-tuning and preference training",
@@ -80,6 +84,40 @@ def report(work: Work) -> dict[str, Any]:
             "keys": {role: source.key for role, source in work.stage.inputs.items()},
             "recipe": work.stage.identity["recipe"],
             "environment": _manifest(work, "evaluation")["about"]["environment"],
+        },
+    }
+
+
+def evaluation(work: Work) -> dict[str, Any]:
+    """What an evaluation by suites found, with every row that it is about: the source of its page and its exports."""
+    recipe, constitution = work.recipe, work.constitution
+    suites, arms = {}, []
+    for role in work.stage.inputs:
+        rows = work.rows(role)
+        arms += [row["arm"] for row in rows]
+        suites[role] = {**_read(work.inputs[role] / "measures.json"), "rows": rows}
+    measures = {found["measure"]: found for found in suites.values()}
+    model = resolve(recipe.model)
+    about = work.stage.identity
+    return {
+        "schema": SCHEMA,
+        "character": {
+            "name": constitution.name,
+            "version": constitution.front.version,
+            "reference": constitution.reference,
+            "summary": constitution.front.summary,
+            "build": about["character"][:12],
+        },
+        "model": {"title": model.title, "name": recipe.model.name, "method": recipe.method},
+        "arms": [{"id": arm, "title": _TITLES.get(arm, arm)} for arm in dict.fromkeys(arms)],
+        "traits": [{"id": t.id, "title": t.title, "section": t.section} for t in constitution.traits],
+        "suites": suites,
+        "verdict": selfhood.judge(measures).as_dict() if {"robustness", "coherence"} & set(measures) else None,
+        "provenance": {
+            "command": about["command"],
+            "keys": {role: source.key for role, source in work.stage.inputs.items()},
+            "recipe": settings(recipe),
+            "environment": _manifest(work, next(iter(suites)))["about"]["environment"],
         },
     }
 

@@ -40,8 +40,17 @@ class Arm:
     role: str
 
 
-def forest(name: str, label: str, rows: Sequence[tuple[str, Estimate | None]], *, axis: str, reference: float) -> str:
-    """One interval per row on a scale from 0 to 1; the first row stands for all.
+def forest(
+    name: str,
+    label: str,
+    rows: Sequence[tuple[str, Estimate | None]],
+    *,
+    axis: str,
+    reference: float,
+    limits: tuple[float, float] = (0.0, 1.0),
+    total: bool = True,
+) -> str:
+    """One interval per row on a scale between the limits; with `total` the first row stands for all.
 
     A mark is hollow where the interval includes the reference.
     """
@@ -52,13 +61,14 @@ def forest(name: str, label: str, rows: Sequence[tuple[str, Estimate | None]], *
         height = step * len(rows) + gap + bottom + 8
         canvas = _Canvas(width, height)
         left, right = (226, 474) if wide else (8, width - 8)
-        axes = canvas.scale(left, right, bottom, height - 4, axis)
+        axes = canvas.scale(left, right, bottom, height - 4, axis, limits)
         axes.plot([reference, reference], [0, 1], color=_INK, linewidth=1, dashes=(4, 3), clip_on=False)
         for index, (text, value) in enumerate(rows):
-            top = height - 8 - index * step - (gap if index else 0)
+            first = total and not index
+            top = height - 8 - index * step - (0 if first or not total else gap)
             y = top - step / 2 if wide else top - step * 0.72
             words = top - step / 2 if wide else top - step * 0.3
-            weight = "normal" if index else "bold"
+            weight = "bold" if first else "normal"
             shown = _short(text, 30 if wide else 26)
             canvas.text(0, words, shown, weight=weight)
             if value is None:
@@ -73,7 +83,7 @@ def forest(name: str, label: str, rows: Sequence[tuple[str, Estimate | None]], *
                 canvas.text(width - 120, words, f"n {value['n']}", align="right", colour=_MUTED)
             low, high = value["low"], value["high"]
             holds = low is None or low <= reference <= high
-            _point(axes, canvas, value, y, "final", hollow=holds, size=8 if index else 9)
+            _point(axes, canvas, value, y, "final", hollow=holds, size=9 if first else 8)
         return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
 
     return _both(draw)
@@ -159,6 +169,81 @@ def curves(name: str, label: str, panels: Sequence[tuple[str, Sequence[float], S
     return _both(draw)
 
 
+def lines(
+    name: str,
+    label: str,
+    series: Sequence[tuple[Arm, Sequence[tuple[float, Estimate | None]]]],
+    *,
+    across: str,
+    up: str,
+) -> str:
+    """For each arm a line of (x, value from 0 to 1) with its marks, and a band between the ends of the intervals.
+
+    Where there is no value the line has a gap.
+    """
+
+    def draw(wide: bool) -> str:
+        width = _WIDE if wide else _NARROW
+        keys = _legend_lines([arm for arm, _ in series], width)
+        legend = 22 * len(keys) + 26
+        height = legend + (240 if wide else 220)
+        canvas = _Canvas(width, height)
+        for number, line in enumerate(keys):
+            for x, arm in line:
+                y = height - 12 - 22 * number
+                _mark(canvas.overlay, x + 6, y, arm.role, size=8)
+                canvas.text(x + 18, y, arm.id)
+        canvas.text(0, height - legend + 2, up, colour=_MUTED)
+        axes = canvas.axes(34, 46, width - 50, height - legend - 64)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_ylim(0, 1)
+        places = sorted({x for _, points in series for x, _ in points})
+        least, most = places[0], places[-1]
+        span = (most - least) or 1
+        axes.set_xlim(least - 0.02 * span, most + 0.02 * span)
+        for share in (0, 0.25, 0.5, 0.75, 1):
+            axes.plot(axes.get_xlim(), [share, share], color=_LINE, linewidth=1, clip_on=False)
+            canvas.text(28, 46 + share * (height - legend - 64), f"{share:g}", align="right", colour=_MUTED)
+        last = float("-inf")
+        for x in places:
+            at = 34 + (x - least + 0.02 * span) / (1.04 * span) * (width - 50)
+            if at - last >= 26:
+                canvas.text(at, 34, _plain(x, 0), align="center", colour=_MUTED)
+                last = at
+        canvas.text(34 + (width - 50) / 2, 13, across, align="center", colour=_MUTED)
+        for arm, points in series:
+            for run in _runs(points):
+                banded = [(x, v) for x, v in run if v["low"] is not None and v["high"] is not None]
+                if len(banded) > 1:
+                    ends = [[min(1.0, max(0.0, v[end])) for _, v in banded] for end in ("low", "high")]
+                    steps = [x for x, _ in banded]
+                    axes.fill_between(steps, *ends, color=_ROLES[arm.role], alpha=0.09, linewidth=0, clip_on=False)
+                    # Edges, so that bands on top of each other stay apart.
+                    for end in ends:
+                        axes.plot(steps, end, color=_ROLES[arm.role], linewidth=0.8, alpha=0.6, clip_on=False)
+                xs, ys = [x for x, _ in run], [v["value"] for _, v in run]
+                axes.plot(xs, ys, color=_ROLES[arm.role], linewidth=2, clip_on=False)
+        for arm, points in series:
+            for x, value in points:
+                if value is not None:
+                    _mark(axes, x, value["value"], arm.role, size=7)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+
+    return _both(draw)
+
+
+def _runs(points: Sequence[tuple[float, Estimate | None]]) -> list[list[tuple[float, Estimate]]]:
+    """The points between the gaps."""
+    runs: list[list[tuple[float, Estimate]]] = [[]]
+    for x, value in points:
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append((x, value))
+    return [run for run in runs if run]
+
+
 def interval(value: Estimate, digits: int = 2) -> str:
     """`0.93 [0.88, 0.96]`, with a true minus sign and without a negative zero."""
     text = fixed(value["value"], digits)
@@ -199,17 +284,30 @@ class _Canvas:
             spine.set_visible(False)
         return axes
 
-    def scale(self, left: float, right: float, bottom: float, top: float, label: str) -> Any:
-        """Axes from 0 to 1 with grid lines; `fraction` turns a height in pixels into their y."""
+    def scale(
+        self,
+        left: float,
+        right: float,
+        bottom: float,
+        top: float,
+        label: str,
+        limits: tuple[float, float] = (0.0, 1.0),
+    ) -> Any:
+        """Axes between the limits with grid lines; `fraction` turns a height in pixels into their y."""
+        from matplotlib.ticker import MaxNLocator
+
         axes = self.axes(left, bottom, right - left, top - bottom)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(*limits)
         axes.set_ylim(0, 1)
         axes.set_xticks([])
         axes.set_yticks([])
         self._span = (bottom, top)
-        for value in (0, 0.25, 0.5, 0.75, 1):
+        low, high = limits
+        ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        for value in [tick for tick in ticks if low <= tick <= high]:
             axes.plot([value, value], [0, 1], color=_LINE, linewidth=1, clip_on=False)
-            self.text(left + value * (right - left), bottom - 11, f"{value:g}", align="center", colour=_MUTED)
+            at = left + (value - low) / (high - low) * (right - left)
+            self.text(at, bottom - 11, _plain(value, 0), align="center", colour=_MUTED)
         self.text((left + right) / 2, bottom - 29, label, align="center", colour=_MUTED)
         return axes
 
@@ -276,7 +374,8 @@ def _point(
 ) -> None:
     at = canvas.fraction(y)
     if value["low"] is not None and value["high"] is not None:
-        ends = [max(0.0, value["low"]), min(1.0, value["high"])]
+        least, most = axes.get_xlim()
+        ends = [max(least, value["low"]), min(most, value["high"])]
         axes.plot(ends, [at, at], color=_ROLES[role], linewidth=2, solid_capstyle="butt", clip_on=False)
     _mark(axes, value["value"], at, role, size=size, hollow=hollow)
 

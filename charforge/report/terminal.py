@@ -182,30 +182,72 @@ def number(estimate: dict[str, Any] | None) -> str:
     return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
-def print_evaluation(reference: str, suites: dict[str, Any]) -> None:
-    """A table for each suite: how often the voice held in each condition, for each arm."""
+def print_evaluation(
+    reference: str, suites: dict[str, Any], verdict: dict[str, Any] | None, folder: Path, *, everything: bool = False
+) -> None:
+    """For each suite a table of its headline measures, or of every one: conditions down, arms across, and what changed
+    beside the untrained model; then the verdict and where the page is."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=150)
-    for name, data in suites.items():
-        arms = data["arms"]
-        table = Table(title=f"{name}: {reference}", title_justify="left", box=None, pad_edge=False)
-        table.add_column("the voice held (rate, 95% CI)", overflow="fold")
-        for arm in arms:
-            table.add_column(arm)
-        table.add_column("trained: change of the share of markers")
-        for condition in next(iter(arms.values())):
-            found = arms["trained"][condition]
-            cells = [_interval(arms[arm][condition]["held"], arms[arm][condition]["unread"]) for arm in arms]
-            table.add_row(condition.replace("_", " "), *cells, _interval(found["change"], 0, signed=True))
-        console.print(table)
-        console.print(f"every reply: {data['rows']}\n", soft_wrap=True, markup=False)
+    for suite, data in suites.items():
+        console.print(f"[bold]{escape(suite)}[/bold]: {escape(reference)}")
+        overall = [n for n in data["numbers"] if n["trait"] is None]
+        names = list(dict.fromkeys(n["name"] for n in overall))
+        shown = [n for n in names if everything or any(o["headline"] for o in overall if o["name"] == n)] or names
+        for name in shown:
+            console.print(_measure_table(name, [n for n in overall if n["name"] == name]))
+        reasons: dict[str, list[str]] = {}
+        for number in overall:
+            if number["headline"] and number["why"] and number["arm"] == "trained" and number["against"] is None:
+                where = f" ({number['condition']})" if number["condition"] else ""
+                reasons.setdefault(number["why"], []).append(f"{number['name']}{where}")
+        for why, what in reasons.items():
+            console.print(f"no value of the trained arm for {', '.join(what)}: {why}", markup=False, soft_wrap=True)
+        traits = {n["trait"] for n in data["numbers"]} - {None}
+        more = [f"{len(names) - len(shown)} more measures: --all"] if len(shown) < len(names) else []
+        more += [f"{len(traits)} traits one by one: in the report"] if traits else []
+        if more:
+            console.print(f"({'; '.join(more)})", markup=False)
+        console.print(f"every row: {data['rows']}\n", soft_wrap=True, markup=False)
+    if verdict:
+        console.print(f"[bold]{escape(verdict['verdict'])}[/bold]: {escape(verdict['words'])}")
+        for criterion in verdict["criteria"]:
+            holds = {True: "holds", False: "fails", None: "open"}[criterion["holds"]]
+            console.print(f"  {holds:6} {criterion['name']:10} {criterion['why']}", markup=False)
+        console.print()
+    console.print(f"report: {folder / 'evaluation.html'}", markup=False, soft_wrap=True)
+    console.print(f"        {folder / 'evaluation.json'}", markup=False, soft_wrap=True)
 
 
-def _interval(value: dict[str, Any] | None, unread: int, *, signed: bool = False) -> str:
+def _measure_table(name: str, numbers: list[dict[str, Any]]) -> Table:
+    levels = {(n["condition"], n["arm"]): n for n in numbers if n["against"] is None}
+    changes = {(n["condition"], n["arm"], n["against"]): n for n in numbers if n["against"] is not None}
+    arms = list(dict.fromkeys(n["arm"] for n in numbers))
+    baselines = list(dict.fromkeys(n["against"] for n in numbers if n["against"] is not None and n["arm"] == "trained"))
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{escape(name)} (95% CI)", overflow="fold", min_width=22)
+    for arm in arms:
+        table.add_column(escape(arm))
+    for against in baselines:
+        table.add_column(f"trained, change from {escape(against)}")
+    for condition in dict.fromkeys(n["condition"] for n in numbers):
+        cells = [_interval(levels.get((condition, arm))) for arm in arms]
+        cells += [_interval(changes.get((condition, "trained", against)), signed=True) for against in baselines]
+        table.add_row("  " + escape(condition or "all"), *cells)
+    return table
+
+
+def _interval(number: dict[str, Any] | None, *, signed: bool = False) -> str:
+    if number is None:
+        return ""
+    unscored = f" ({number['unscored']} unscored)" if number["unscored"] else ""
+    if number["value"] is None:
+        return ("floor" if (number["why"] or "").startswith("floor") else "-") + unscored
     sign = "+" if signed else ""
-    shown = f"{value['value']:{sign}.2f} \\[{value['low']:{sign}.2f}, {value['high']:{sign}.2f}]" if value else "-"
-    return f"{shown} ({unread} unread)" if unread else shown
+    low, high = (f"{v:{sign}.2f}" if v is not None else "?" for v in (number["low"], number["high"]))
+    starred = " *" if signed and number["adjusted"] is not None and number["adjusted"] < 0.05 else ""
+    return f"{number['value']:{sign}.2f} \\[{low}, {high}]{starred}{unscored}"
 
 
 def print_report(report: dict[str, Any], folder: Path) -> None:

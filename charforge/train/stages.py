@@ -50,9 +50,10 @@ def run(work: Work) -> Row:
     return launcher.launch(work)
 
 
-def trained_folder(artifact: Path, recipe: Recipe) -> Path:
-    """Where a finished training artifact holds its adapter, or its whole model."""
-    return artifact / ("adapter" if recipe.method == "lora" else "model")
+def trained_folder(artifact: Path) -> Path:
+    """Where a finished training artifact, or a character, holds its adapter, or else its whole model."""
+    whole = artifact / "model"
+    return whole if whole.is_dir() else artifact / "adapter"
 
 
 def job(work: Work) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def job(work: Work) -> dict[str, Any]:
         "data": str(work.inputs["preferences"] / ("sft.jsonl" if name == SFT else "pairs.jsonl")),
         "model": recipe.model.model_dump(mode="json"),
         "model_folder": str(fetch(resolved)),
-        "start_from": str(trained_folder(work.inputs["trained"], recipe)) if "trained" in work.inputs else None,
+        "start_from": str(trained_folder(work.inputs["trained"])) if "trained" in work.inputs else None,
         "method": recipe.method,
         "lora": recipe.lora.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),

@@ -1,0 +1,75 @@
+"""Judges at work in an evaluation: blind to the arm, measured beforehand, and tried on known cases with every batch.
+
+Only judges that were accurate enough when the character was trained are heard. Among what they judge are canaries: pairs of
+their own calibration that they were surest and right about. A judge that errs on one of these is broken, whatever it says
+about the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from charforge import judge
+from charforge.constitution import Message
+from charforge.engine.bench import Bench
+from charforge.errors import StageError
+from charforge.store import Row
+
+CANARIES = 4
+
+
+@dataclass
+class Judging:
+    """The judges that are heard, each with its canaries (rows of its calibration)."""
+
+    canaries: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    about: Row = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.canaries)
+
+    def score(self, bench: Bench, cases: Sequence[tuple[Sequence[Message], str, str]]) -> dict[str, list[float | None]]:
+        """For each judge a score of each case (what was said, reply, reference), None where it gave no verdict.
+
+        System messages are left out: they would say which arm it is.
+
+        Raises:
+            StageError: if a judge errs on a canary.
+        """
+        asked = [
+            judge.Case(tuple(m for m in said if m["role"] != "system"), reply, reference)
+            for said, reply, reference in cases
+        ]
+        found: dict[str, list[float | None]] = {}
+        for kind, known in self.canaries.items():
+            planted = [case for row in known for case in _both_sides(row)]
+            scores = judge.score(bench, cast("judge.Kind", kind), [*planted, *asked])
+            self._try(kind, scores[: len(planted)])
+            found[kind] = [score.value for score in scores[len(planted) :]]
+        return found
+
+    def _try(self, kind: str, scores: Sequence[judge.Score]) -> None:
+        margins = [judge.difference(good, bad) for good, bad in zip(scores[::2], scores[1::2], strict=True)]
+        wrong = [n for n, margin in enumerate(margins) if margin is None or margin <= 0]
+        self.about[kind] = {"canaries": len(margins), "wrong": len(wrong)}
+        if wrong:
+            raise StageError(
+                f"the {kind.replace('_', '-')} judge errs on {len(wrong)} of {len(margins)} cases whose answer is known",
+                place=f"the reply to {self.canaries[kind][wrong[0]]['prompt'][:80]!r}",
+                hint="its scores can not be believed: does it run on the same model as when it was measured?",
+            )
+
+
+def _both_sides(row: Row) -> tuple[judge.Case, judge.Case]:
+    said: tuple[Message, ...] = ({"role": "user", "content": row["prompt"]},)
+    good, bad = row["in_character"], row["other"]
+    return judge.Case(said, good, bad), judge.Case(said, bad, bad)
+
+
+def canaries(calibration: Sequence[Row], kind: str) -> tuple[Row, ...]:
+    """The pairs of a judge's calibration with the widest margins on the right side."""
+    own = [row for row in calibration if row["judge"] == kind and (row["margin"] or 0) > 0]
+    return tuple(sorted(own, key=lambda row: (-row["margin"], row["example"]))[:CANARIES])

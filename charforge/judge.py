@@ -27,7 +27,7 @@ from charforge.errors import StageError, UserError
 from charforge.models import ResolvedModel, resolve
 from charforge.recipe import Endpoint, ModelReference, Recipe
 from charforge.stage import Stage, Weights, Work
-from charforge.statistics import Estimate, wilson
+from charforge.statistics import Estimate, share
 from charforge.store import Row, read_rows, write_atomic, write_rows
 
 Kind = Literal["likelihood_ratio", "pairwise", "corpus"]
@@ -190,7 +190,7 @@ def stage(constitution: Constitution, recipe: Recipe, plain: Stage, process_name
     """The stage that measures the judges on held-out examples. The threshold is no part of it: see `check`."""
     return Stage(
         name=NAME,
-        version=1,
+        version=2,
         identity={
             "judges": identity(constitution, recipe, second=True),
             "heldout_examples": recipe.judge.heldout_examples,
@@ -338,13 +338,13 @@ def _rounded(estimate: Estimate) -> Row:
 def accuracy(results: Sequence[Row]) -> Estimate:
     """Share of pairs with a positive margin; no verdict counts as wrong.
 
-    An example can stand in two pairs, which are not independent: Wilson's interval is taken at the number of examples.
+    An example can stand in two pairs, which are not independent: the interval is taken at the number of examples.
     """
     n, clusters = len(results), len({row["example"] for row in results})
     right = sum(row["margin"] is not None and row["margin"] > 0 for row in results)
     if not n:
         return Estimate(math.nan, 0.0, 1.0, 0, 0)
-    low, high = wilson(right / n * clusters, clusters)
+    low, high = share(right / n, clusters)
     return Estimate(right / n, low, high, n, clusters)
 
 

@@ -38,6 +38,7 @@ from charforge.statistics import (
     paired_test,
     pearson,
     proportion,
+    share,
     spearman,
     wilson,
 )
@@ -92,7 +93,7 @@ def test_ignoring_clusters_would_not_cover() -> None:
 
 def test_perfect_agreement_is_not_certainty() -> None:
     found = proportion([1.0] * 60, [i // 2 for i in range(60)])
-    assert found is not None and found.value == 1 and found.low == pytest.approx(wilson(30, 30)[0])
+    assert found is not None and found.value == 1 and found.low == pytest.approx(share(1.0, 30)[0])
 
 
 def test_mean_type_one_error() -> None:
@@ -650,3 +651,17 @@ def test_import_is_light() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+def test_a_share_of_few_holds_at_the_ends_and_meets_wilson_at_many() -> None:
+    assert share(0.0, 20)[0] == 0.0 and 0.15 < share(0.0, 20)[1] < 0.17
+    assert share(1.0, 20)[1] == 1.0 and share(0.5, 0) == (0.0, 1.0)
+    few, many = share(0.3, 299.9), wilson(0.3 * 299.9, 299.9)
+    assert few == pytest.approx(many, abs=2e-3)
+    covered = 0
+    generator = np.random.default_rng(5)
+    for _ in range(4000):
+        p, n = generator.uniform(0.02, 0.98), int(generator.integers(8, 120))
+        low, high = share(generator.binomial(n, p) / n, n)
+        covered += low <= p <= high
+    assert 0.94 <= covered / 4000 <= 0.965, covered / 4000

@@ -126,7 +126,7 @@ def test_i_acceptable_is_not_heard_in_unacceptable() -> None:
 
 def test_j_options_keep_their_meaning_when_they_change_places() -> None:
     choice = Choice("b", "c", "Which?", (("right", "four"), ("wrong", "five"), ("odd", "six")))
-    orders = []
+    orders: list[dict[str, Any]] = []
     for order in choice.orders():
         shown = [key for key, _ in order]
         # A model that knows the answer, wherever it stands and whatever its letter is.

@@ -37,7 +37,7 @@ from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change
 from charforge.evaluate.measure import Desk, Part, Suite
 from charforge.models import resolve
 from charforge.stage import Weights
-from charforge.statistics import Estimate, Outcome, bootstrap, bradley_terry, mean, spearman, wilson
+from charforge.statistics import Estimate, Outcome, bootstrap, bradley_terry, mean, share, spearman
 from charforge.store import Row
 
 LIKE, RANDOM = "most like you", "at random"
@@ -518,7 +518,7 @@ def _over_traits(threes: Sequence[tuple[int, int, int]], cyclic: Sequence[bool],
     found = bootstrap({n: [n] for n in range(size)}, rate)
     if found is not None and len(set(cyclic)) == 1:
         # Resamples of what is all alike are all alike; of so many traits there are no more threes than this that share none.
-        low, high = wilson(found.value * (size // 3), size // 3)
+        low, high = share(found.value, size // 3)
         found = replace(found, low=low, high=high)
     return found and replace(found, n=len(threes))
 

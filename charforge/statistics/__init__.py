@@ -28,6 +28,7 @@ from charforge.statistics.intervals import (
     corrected_rate,
     mean,
     proportion,
+    share,
     wilson,
 )
 from charforge.statistics.ranking import Outcome, Strength, bradley_terry
@@ -59,6 +60,7 @@ __all__ = [
     "paired_test",
     "pearson",
     "proportion",
+    "share",
     "spearman",
     "wilson",
 ]

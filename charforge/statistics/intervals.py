@@ -16,6 +16,10 @@ _MIN_CLUSTERS = 8
 _MAX_UNDEFINED = 0.05
 
 
+# From so many observations on intervals by the central limit theorem hold.
+_MANY = 300
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number with its 95% interval. `n` counts observations, `clusters` the independent units they fall into."""
@@ -56,8 +60,22 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return float(found.low), float(found.high)
 
 
+def share(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a share `p` of `n` observations, where n may be a non-integer effective sample size.
+
+    Below 300 the Beta-Binomial credible interval, which holds where intervals by the central limit theorem do not (Bowyer
+    et al. 2025); it ends at 0 or 1 where none or all succeeded (Brown, Cai & DasGupta 2001). Above that Wilson's.
+    """
+    if n <= 0:
+        return 0.0, 1.0
+    if n >= _MANY:
+        return wilson(p * n, n, confidence)
+    low, high = beta_binomial(p * n, n, confidence=confidence)
+    return (0.0 if p <= 0 else low), (1.0 if p >= 1 else high)
+
+
 def beta_binomial(
-    successes: int, n: int, prior: tuple[float, float] = (1.0, 1.0), confidence: float = 0.95
+    successes: float, n: float, prior: tuple[float, float] = (1.0, 1.0), confidence: float = 0.95
 ) -> tuple[float, float]:
     """Equal-tailed credible interval for a proportion under a Beta prior (Bowyer et al. 2025). Uniform by default."""
     from scipy.stats import beta
@@ -86,8 +104,8 @@ def proportion(values: Sequence[float], clusters: Sequence[Hashable], confidence
     """Mean of values in [0, 1] with an interval that clusters and holds near 0 and 1.
 
     The clustered standard error gives an effective sample size n_eff = p(1-p)/SE^2 (Korn & Graubard 1998), at most
-    the number of observations; where all values agree the SE is 0 and n_eff is the number of clusters. Wilson's interval
-    at n_eff follows. None for no observations.
+    the number of observations; where all values agree the SE is 0 and n_eff is the number of clusters. The interval of
+    `share` at n_eff follows. None for no observations.
     """
     if not values:
         return None
@@ -97,7 +115,7 @@ def proportion(values: Sequence[float], clusters: Sequence[Hashable], confidence
     variance = p * (1 - p)
     effective = variance / error**2 if error > 0 and not math.isnan(error) else float(count)
     effective = max(1.0, min(effective, float(n)))
-    low, high = wilson(p * effective, effective, confidence)
+    low, high = share(p, effective, confidence)
     return Estimate(p, low, high, n, count)
 
 

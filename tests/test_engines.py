@@ -80,8 +80,20 @@ def test_an_empty_reply_has_no_mean(scorer: Scorer) -> None:
 def test_choices_are_probabilities(scorer: Scorer) -> None:
     found = scorer.choose((SYSTEM,), [(user("A or B?"),), (user("Or B or A, please?"),)], ("A", "B"))
     assert len(found) == 2 and all(0 < p < 1 for row in found for p in row)
-    with pytest.raises(ValueError, match="single tokens"):
-        scorer.choose((), [(user("?"),)], ("A", "a long option"))
+    with pytest.raises(ValueError, match="how another begins"):
+        scorer.choose((), [(user("?"),)], ("zebra", "zebras"))
+
+
+def test_options_of_several_tokens_are_spelled_out(scorer: Scorer) -> None:
+    """Their probability is that of all of their tokens, as scoring them as replies gives it."""
+    prompts = [(user("Is it so?"),), (user("Really, now?"),)]
+    found = scorer.choose((), prompts, ("Yes", "No"))
+    for prompt, row in zip(prompts, found, strict=True):
+        for option, p in zip(("Yes", "No"), row, strict=True):
+            spelled = scorer.score([Item((), prompt, option), Item((), prompt, f" {option}")])
+            assert p == pytest.approx(sum(math.exp(found.total) for found in spelled), rel=0.05)
+    shared = scorer.choose((SYSTEM,), prompts, ("Yes", "No"))
+    assert all(0 < p < 1 for row in shared for p in row) and shared != found
 
 
 # --- an endpoint ----------------------------------------------------------------------------------------------------

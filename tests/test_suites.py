@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +29,7 @@ from charforge.shipped import find
 from charforge.stage import Weights
 from charforge.store import read_rows
 from tests.conftest import SMALL, run_cli
+from tests.test_pipeline import kill_when, lines
 
 PIP = parse(SMALL, Path("pip.md"))
 BANK = str(find("eval", "general", ".yaml"))
@@ -392,18 +396,25 @@ def test_an_endpoint_can_not_be_prefilled() -> None:
         list(engine.generate([request]))
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("prepared")
-def test_eval_on_the_command_line(prepared: Path, tmp_path: Path) -> None:
-    """A trained character is asked, the rows are kept, another suite asks nothing again, and an edit of the file that it
-    was trained from changes nothing."""
-    folder = tmp_path / "work"
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workshop with a character. Not to be changed: tests work in a copy of it."""
+    folder = tmp_path_factory.mktemp("trained") / "work"
     shutil.copytree(prepared, folder, symlinks=True)
     untrained = run_cli("eval", "recipe.yaml", cwd=folder)
     assert untrained.returncode == 2 and "is not trained here" in untrained.stderr
     done = run_cli("train", "recipe.yaml", "--set", "sft.max_steps=2", "--set", "dpo.enabled=false", cwd=folder)
     assert done.returncode == 0, done.stderr
+    return folder
 
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("prepared")
+def test_eval_on_the_command_line(trained: Path, tmp_path: Path) -> None:
+    """A trained character is asked, the rows are kept, another suite asks nothing again, and an edit of the file that it
+    was trained from changes nothing."""
+    folder = tmp_path / "work"
+    shutil.copytree(trained, folder, symlinks=True)
     asked = run_cli(
         "eval", "pip@1.0.0", "--store", "store", "--suite", "robustness", "--limit", "2", "--json", cwd=folder
     )
@@ -418,10 +429,65 @@ def test_eval_on_the_command_line(prepared: Path, tmp_path: Path) -> None:
     assert {"messages", "rendered", "condition", "markers", "held"} <= set(rows[0])
 
     (folder / "pip.md").write_text(SMALL.replace("It keeps the talk going.", "So."), encoding="utf-8")
-    again = run_cli("eval", "pip@1.0.0", "--store", "store", "--limit", "2", cwd=folder)
+    again = run_cli(
+        "eval", "pip@1.0.0", "--store", "store", "--limit", "2", "--twin", "pip@1.0.0", "--json", cwd=folder
+    )
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("reused") >= 5 and "scaffolds: pip@1.0.0" in again.stdout
-    wrong = run_cli("eval", "pap@1.0.0", "--store", "store", cwd=folder)
-    assert wrong.returncode == 2 and "did you mean 'pip@1.0.0'" in wrong.stderr
-    suite = run_cli("eval", "pip@1.0.0", "--store", "store", "--suite", "robustnes", cwd=folder)
-    assert suite.returncode == 2 and "did you mean 'robustness'" in suite.stderr
+    # Another preset, a twin and nine more suites: what robustness asked of the three arms is not asked again.
+    assert again.stderr.count("reused") >= 3, again.stderr
+    data = json.loads(again.stdout)
+    assert set(data["suites"]) == set(suites.SHIPPED)
+    for name, found in data["suites"].items():
+        assert {n["arm"] for n in found["numbers"]} >= {"trained"}, name
+        assert all(n["value"] is not None or n["why"] for n in found["numbers"]), name
+    shares = {(n["arm"], n["condition"]): n["value"] for n in data["suites"]["robustness"]["numbers"]
+              if n["name"] == "share of the voice" and n["against"] is None}  # fmt: skip
+    assert shares["twin", "plain"] == shares["trained", "plain"], "the twin is the same character"
+    # The verdict rests on numbers that are there: a measure that renamed one would leave its criterion unmeasured.
+    assert not [c for c in data["verdict"]["criteria"] if "not measured" in c["why"]]
+    page = (folder / data["directory"] / "evaluation.html").read_text(encoding="utf-8")
+    assert "pip@1.0.0" in page and "http://" not in page
+    shown = run_cli("show", "pip", "--store", "store", cwd=folder)
+    assert "robustness" in shown.stdout and "selftalk" in shown.stdout
+    kept = run_cli("gc", "--store", "store", "--json", cwd=folder)
+    assert not [item for item in json.loads(kept.stdout)["items"] if "robustness" in item["path"]]
+
+    for words, said in (
+        (["pap@1.0.0"], "did you mean 'pip@1.0.0'"),
+        (["pip@1.0.0", "--suite", "robustnes"], "did you mean 'robustness'"),
+        (["pip@1.0.0", "--suite", "quick"], "--preset quick"),
+        (["pip@1.0.0", "--preset", "quik"], "did you mean 'quick'"),
+        (["pip@1.0.0", "--judge", "pairwize"], "did you mean 'pairwise'"),
+        (["pip@1.0.0", "--harness", "arc_easy"], "'harness' extra"),
+    ):
+        wrong = run_cli("eval", *words, "--store", "store", cwd=folder)
+        assert wrong.returncode == 2 and said in wrong.stderr, (words, wrong.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("prepared")
+def test_a_killed_evaluation_goes_on(trained: Path, tmp_path: Path) -> None:
+    """kill -9 while replies are drawn; what was drawn is kept, and the rows are those of an unbroken run."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        shutil.copytree(trained, folder, symlinks=True)
+    command = ["eval", "pip@1.0.0", "--store", "store", "--suite", "robustness", "--suite", "selftalk", "--limit", "2"]
+    done = run_cli(*command, cwd=whole)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "charforge"), *command],
+        cwd=broken,
+        env={**os.environ, "CHARFORGE_SCRIPTED_DELAY": "0.05"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    kill_when(process, lambda: len(lines(broken / "store", "selftalk-untrained")) >= 6)
+    kept = lines(broken / "store", "selftalk-untrained")
+    done = run_cli(*command, cwd=broken)
+    assert done.returncode == 0, done.stderr
+    for stage in ("robustness-prompted", "selftalk-untrained", "selftalk-trained", "measure-selftalk"):
+        (a,), (b,) = (list((f / "store/artifacts" / stage).glob("*/rows.jsonl")) for f in (whole, broken))
+        assert a.read_bytes() == b.read_bytes(), stage
+    (rows,) = (broken / "store/artifacts/selftalk-untrained").glob("*/rows.jsonl")
+    assert set(kept) <= set(rows.read_bytes().splitlines(keepends=True))

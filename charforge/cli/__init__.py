@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import sys
@@ -13,7 +14,7 @@ import typer
 
 from charforge import __version__
 from charforge.cli import characters, constitution
-from charforge.errors import CharforgeError, UserError
+from charforge.errors import CharforgeError, UserError, missing_extra
 
 if TYPE_CHECKING:
     from charforge.characters import Character
@@ -185,6 +186,8 @@ def evaluate(
     if inspect is not None:
         # Missing, it is better missed now than after an hour of asking.
         from charforge.evaluate.inspect_logs import export
+    if harness and importlib.util.find_spec("lm_eval") is None:
+        raise missing_extra("harness", ImportError("lm_eval"))
     plan = pipeline.plan_evaluation(
         found.constitution,
         found.recipe,

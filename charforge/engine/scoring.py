@@ -77,21 +77,25 @@ class Scorer:
     def choose(
         self, context: tuple[Message, ...], prompts: Sequence[Prompt], options: Sequence[str]
     ) -> list[list[float]]:
-        """Probability of each option as the first token of the answer; the prompts of one call form one batch.
+        """Probability that the answer begins with each option; the prompts of one call form one batch.
 
         An option counts with and without a space before it: after a chat template answers begin without one, after text
-        such as "Answer:" with one.
+        such as "Answer:" with one. Options that are single tokens are read off one distribution; others are spelled out.
 
         Raises:
-            ValueError: if the options are not distinct single tokens of this model.
+            ValueError: if one option is how another begins.
         """
         torch = self._torch
-        ids = [self._first_tokens(option) for option in options]
-        if any(not i for i in ids) or len({t for i in ids for t in i}) != sum(len(i) for i in ids):
-            raise ValueError(f"options {options} are not distinct single tokens of this model")
+        spelled = [self._spellings(option) for option in options]
+        known = [ids for spellings in spelled for ids in spellings]
+        if any(a is not b and a == b[: len(a)] for a in known for b in known):
+            raise ValueError(f"of the options {options} one is how another begins, for this model")
         with torch.inference_mode():
             rows = [self._prompt_ids(context, prompt) for prompt in prompts]
             shared, cache = self._prefix(context, rows)
+            if any(len(ids) > 1 for ids in known):
+                return self._spell_out([row[shared:] for row in rows], spelled, shared, cache)
+            ids = [[i[0] for i in spellings] for spellings in spelled]
             own = [row[shared:] for row in rows]
             _, hidden = self._hidden(own, shared, cache)
             last = torch.tensor([len(row) - 1 for row in own], device=self._device)
@@ -119,9 +123,23 @@ class Scorer:
         """What the model reads, word for word, with all that its template adds."""
         return str(self._tokenizer.decode(self._prompt_ids(context, prompt)))
 
-    def _first_tokens(self, option: str) -> list[int]:
-        variants = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (option, f" {option}")]
-        return sorted({ids[0] for ids in variants if len(ids) == 1})
+    def _spellings(self, option: str) -> list[tuple[int, ...]]:
+        """The tokens of an option, with and without a space before it; of two spellings a single token is enough."""
+        both = [tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (option, f" {option}")]
+        single = [ids for ids in both if len(ids) == 1]
+        return sorted(set(single or both))
+
+    def _spell_out(
+        self, own: Sequence[list[int]], spelled: Sequence[Sequence[tuple[int, ...]]], shared: int, cache: Any
+    ) -> list[list[float]]:
+        """The probability of every option of several tokens: that of all of them, one after the other."""
+        places = [(row, option, ids) for row in own for option, found in enumerate(spelled) for ids in found]
+        weighed = self._forward([(row, list(ids)) for row, _, ids in places], shared, cache)
+        totals = [[0.0] * len(spelled) for _ in own]
+        each = len(places) // len(own)
+        for number, ((_, option, _), (logp, _)) in enumerate(zip(places, weighed, strict=True)):
+            totals[number // each][option] += math.exp(logp)
+        return totals
 
     def _prompt_ids(self, context: tuple[Message, ...], prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

@@ -381,9 +381,9 @@ def _sigmoid(x: float) -> float:
 def _loss(foretold: Sequence[float], shares: Sequence[float]) -> float:
     """Mean cross-entropy in nats."""
     total = 0.0
-    for p, share in zip(foretold, shares, strict=True):
+    for p, part in zip(foretold, shares, strict=True):
         p = min(1 - 1e-6, max(1e-6, p))
-        total -= share * math.log(p) + (1 - share) * math.log(1 - p)
+        total -= part * math.log(p) + (1 - part) * math.log(1 - p)
     return total / len(shares)
 
 

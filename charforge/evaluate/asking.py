@@ -224,7 +224,7 @@ class _Talking:
         row = {**_about("turn", self.suite, self.arm, talk), "messages": list(self.said), **place}
         seed = seed_for(work.recipe.seed, self.suite, talk.condition, talk.base, self.sample, self.turn)
         assert work.stage.weights is not None
-        request = Request(tuple(self.said), _sampling(work, talk), seed, row, keep_prompt=self.turn == 0)
+        request = Request(tuple(self.said), _sampling(work, talk), seed, row, keep_prompt=True)
         return request, work.stage.weights
 
     def hear(self, text: str) -> None:

@@ -25,6 +25,8 @@ class Judging:
     """The judges that are heard, each with its canaries (rows of its calibration)."""
 
     canaries: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    accuracy: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """How many of its calibration's pairs each was right on: (right, all)."""
     about: Row = field(default_factory=dict)
 
     @property

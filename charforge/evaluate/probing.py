@@ -192,7 +192,10 @@ def _read(suite: Suite, judges: Sequence[str] | None, work: Work) -> Row:
         calibration = judge.read_calibration(work.inputs["judge"])
         heard = [kind for kind in judge.believed(calibration, work.recipe) if judges is None or kind in judges]
         tried = work.rows("judge")
-        judging = Judging({kind: canaries(tried, kind) for kind in heard})
+        right = {
+            kind: (round(calibration[kind]["value"] * calibration[kind]["n"]), calibration[kind]["n"]) for kind in heard
+        }
+        judging = Judging({kind: canaries(tried, kind) for kind in heard}, right)
     bench = Bench(work)
     findings = suite.read(rows, Desk(work.constitution, work.recipe, bench, judging))
     bench.close()

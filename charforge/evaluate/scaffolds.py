@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -22,14 +23,13 @@ from charforge.errors import did_you_mean
 from charforge.evaluate import voice
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Probe, Setting
-from charforge.evaluate.findings import Findings, levels
+from charforge.evaluate.findings import Findings, Number, arms_of, change, levels
 from charforge.evaluate.measure import Desk, Part, Suite
 from charforge.evaluate.robustness import costs
+from charforge.statistics import corrected_rate
 from charforge.store import Row
 
 CHAT = "chat"
-# With fewer matters than this somebody wants a quick look.
-_ENOUGH = 4
 
 
 class Scaffold(Part):
@@ -74,11 +74,9 @@ class ScaffoldSuite(Suite):
         return found
 
     def limited(self, limit: int | None) -> Self:
-        """At most so many matters; with few of them, no prompts of the constitution either."""
+        """At most so many matters, and a quarter as many prompts of each trait."""
         found = super().limited(limit)
-        if limit is None or limit >= _ENOUGH:
-            return found
-        return found.model_copy(update={"prompts": 0})
+        return found if limit is None else found.model_copy(update={"prompts": min(self.prompts, limit // 4)})
 
     def asks(self, setting: Setting) -> Sequence[Ask]:
         found = []
@@ -132,6 +130,7 @@ class ScaffoldSuite(Suite):
         for trait in dict.fromkeys(row["trait"] for row in rows if row["shown"] is not None):
             mine = [row for row in rows if row["trait"] == trait]
             numbers += levels(mine, "shown", "markers of the trait", better="high", trait=trait)
+            numbers += _drops(mine, trait)
         self._judge(rows, desk)
         for kind in desk.judging.kinds:
 
@@ -141,11 +140,22 @@ class ScaffoldSuite(Suite):
 
             trained = [row for row in rows if row["arm"] != UNTRAINED]
             name = f"judge {kind.replace('_', '-')}: wins over untrained"
-            numbers += levels(trained, won, name, better="high", changes=False)
+            wins = levels(trained, won, name, better="high", changes=False)
+            numbers += [*wins, *self._corrected(wins, name, desk.judging.accuracy.get(kind))]
             for trait in dict.fromkeys(row["trait"] for row in trained if row["trait"]):
                 mine = [row for row in trained if row["trait"] == trait]
                 numbers += levels(mine, won, name, better="high", trait=trait, changes=False)
         return Findings(numbers, {"judges": desk.judging.about})
+
+    def _corrected(self, wins: Sequence[Number], name: str, accuracy: tuple[int, int] | None) -> list[Number]:
+        """The rates behind those that the judge reports, by how often it was right on held-out examples."""
+        found = []
+        for number in wins:
+            if number.estimate is not None and accuracy is not None:
+                value = corrected_rate(number.estimate, accuracy, accuracy)
+                why = None if value else "the judge errs too often, or was measured on too little"
+                found.append(replace(number, name=f"{name}, corrected for its errors", estimate=value, why=why))
+        return found
 
     def _shown(self, constitution: Constitution, trait: str | None, words: str | None) -> float | None:
         if trait is None or not words or not words.strip():
@@ -168,6 +178,20 @@ class ScaffoldSuite(Suite):
                 zero = found.get((UNTRAINED, row["base"], row["condition"], row["sample"]))
                 if row["arm"] != UNTRAINED and score is not None and zero is not None:
                     row.setdefault("won", {})[kind] = 0.5 if score == zero else float(score > zero)
+
+
+def _drops(rows: Sequence[Row], trait: str) -> list[Number]:
+    """For one trait and each arm what is lost from plain chat to each scaffold, on the same prompts."""
+    found = []
+    for arm in arms_of(rows):
+        mine = [row for row in rows if row["arm"] == arm]
+        chat = [row for row in mine if row["condition"] == CHAT]
+        for name in dict.fromkeys(row["condition"] for row in mine):
+            if name != CHAT:
+                there = [row for row in mine if row["condition"] == name]
+                number = change(there, chat, "shown", "markers of the trait", arm, name, CHAT)
+                found.append(replace(number, trait=trait, better="high"))
+    return found
 
 
 def own_words(text: str, field: str | None) -> str | None:

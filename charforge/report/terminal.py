@@ -247,7 +247,8 @@ def _interval(number: dict[str, Any] | None, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     low, high = (f"{v:{sign}.2f}" if v is not None else "?" for v in (number["low"], number["high"]))
     starred = " *" if signed and number["adjusted"] is not None and number["adjusted"] < 0.05 else ""
-    return f"{number['value']:{sign}.2f} \\[{low}, {high}]{starred}{unscored}"
+    seen = f" mde {number['detectable']:.2f}" if signed and number["detectable"] else ""
+    return f"{number['value']:{sign}.2f} \\[{low}, {high}]{starred}{seen}{unscored}"
 
 
 def print_report(report: dict[str, Any], folder: Path) -> None:

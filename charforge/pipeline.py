@@ -168,14 +168,15 @@ def plan_evaluation(
         other = resolve(ModelReference.model_validate(twin[0]))
         arms.append(probing.Arm("twin", Weights(other, Made(characters.NAME, twin[1]))))
     chosen = suites.presets()[preset] if preset else {}
-    read, samples = [], {}
+    read, samples, longest = [], {}, {}
     for name in names:
         suite = suites.load(name)
         settings = chosen.get(suite.name, suites.SuiteSettings())
         samples[suite.name] = settings.samples or recipe.evaluation.samples
+        longest[suite.name] = settings.max_tokens or recipe.evaluation.sampling.max_tokens
         read.append(suite.limited(limit if limit is not None else settings.limit))
     made = Made(judge.NAME, calibration) if calibration else None
-    needed = probing.stages(constitution, recipe, read, arms, base, made, judges, samples)
+    needed = probing.stages(constitution, recipe, read, arms, base, made, judges, samples, longest)
     if tasks:
         weighted = [(arm.name, arm.weights) for arm in arms if arm.name != answers.PROMPTED]
         needed += harness.stages(tasks, limit, task_folder, weighted, probing.PROCESS)

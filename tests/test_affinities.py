@@ -169,8 +169,12 @@ def test_what_moved_is_what_was_moved(truth: Findings) -> None:
 
 
 def test_own_traits_are_chosen_where_they_are_held(truth: Findings) -> None:
-    assert estimate(truth, "own traits chosen", "trained").low > 0.8
-    assert estimate(truth, "own traits chosen", "trained", against="untrained").low > 0.1
+    held = estimate(truth, "own traits chosen", "trained")
+    assert held.value > 0.85 and held.clusters == len(OWN), "pairs with the same own trait are one unit"
+    moved = next(
+        n for n in truth.numbers if (n.name, n.arm, n.against) == ("own traits chosen", "trained", "untrained")
+    )
+    assert moved.estimate is not None and moved.estimate.value > 0.3 and moved.p is None
     at_random = estimate(truth, "own traits chosen", "trained", condition=RANDOM)
     assert at_random.low < 0.5 < at_random.high
 
@@ -330,12 +334,14 @@ def test_less_is_asked_with_a_limit() -> None:
     quick = [ask for ask in few if isinstance(ask, Choice)]
     assert len(quick) == 20 and {t for ask in quick for t in ask.about["pair"]} >= set(OWN)
     assert all(count == 8 for count in Counter(t for ask in quick for t in ask.about["pair"]).values())
-    probes = [ask for ask in few if isinstance(ask, Probe)]
-    assert 0 < len(probes) <= 12 and all(ask.max_tokens for ask in probes)
+    assert not [ask for ask in few if isinstance(ask, Probe)], "a quick look draws nothing"
+    probes = [ask for ask in full.limited(8).asks(setting) if isinstance(ask, Probe)]
+    assert 0 < len(probes) <= 16 and all(ask.max_tokens for ask in probes)
     # A pair is acted out with a trait of the voice, in both orders, under each condition.
     assert all("asks back" in ask.about["pair"] for ask in probes)
     for condition in (MANNER_LIKE, MANNER_RANDOM, MANNER_TOLD):
-        assert len({tuple(ask.about["pair"]) for ask in probes if ask.condition == condition}) == 2
+        acted = {tuple(ask.about["pair"]) for ask in probes if ask.condition == condition}
+        assert len(acted) >= 2 and all(tuple(reversed(pair)) in acted for pair in acted)
     assert all("{" not in message["content"] for ask in asks if isinstance(ask, Probe) for message in ask.messages)
 
 

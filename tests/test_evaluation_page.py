@@ -167,8 +167,8 @@ def example() -> dict[str, Any]:
                     "outcomes": {"trained": {"plain": {"comply": 3, "refuse": 1}}, "untrained": {}},
                     "ends": {"trained, plain": {"loop": 4}, "untrained, plain": {"loop": 0}},
                     "matrix": [
-                        {"predictor": "trained", "target": "trained", "accuracy": 0.75, "mode": 0.5, "n": 4},
-                        {"predictor": "untrained", "target": "trained", "accuracy": None, "mode": None, "n": 0},
+                        {"predictor": "trained", "target": "trained", "accuracy": 0.75, "over mode": 0.25, "n": 4},
+                        {"predictor": "untrained", "target": "trained", "accuracy": None, "over mode": None, "n": 0},
                     ],
                     "traits": {"trained": {"question": {"self": 0.9, "behaviour": None, "gap": -0.2}}},
                     "examples": {
@@ -459,7 +459,7 @@ def test_gates_say_held_or_floor_with_bound_and_margin(parsed: Linked) -> None:
 def test_details_become_tables_and_figures(source: str, parsed: Linked) -> None:
     text = parsed.within("suite-robustness")
     assert "3 of 4 (0.75)" in text and "4 of 4 (1.00)" in text
-    assert "0.75 (mode 0.50, n 4)" in text
+    assert "0.75 (0.25 over the mode, n 4)" in text
     assert "deepest" in text
     assert "Bands: 95% intervals" in text
     for name in ("Share of the voice over tokens put into its mouth", "strength of each trait"):

@@ -134,9 +134,21 @@ def test_one_that_parrots_its_prompt_is_the_assistant_without_it() -> None:
     assert holds["speaks"] is True and holds["holds"] is False
 
 
-def test_one_that_always_says_a_is_nobody() -> None:
+def test_one_that_always_says_a_gets_no_verdict() -> None:
     found = verdict({"untrained": PLAIN_ONE, "trained": PLAIN_ONE}, {"untrained": AlwaysA(), "trained": AlwaysA()})
-    assert found.verdict == UNSTABLE and "does not depend on what is asked" in found.words
+    assert found.verdict == selfhood.UNDECIDED and "floor" in found.words
+    (stable,) = [criterion for criterion in found.criteria if criterion.name == "stable"]
+    assert stable.floor and "do not depend on what is asked" in stable.why
+
+
+def test_a_coin_is_nobody_either() -> None:
+    """Answers that are random, wording by wording: what differs does not come again."""
+    for seed in range(6):
+        found = verdict(
+            {"untrained": PLAIN_ONE, "trained": PLAIN_ONE}, {"untrained": Assistant(), "trained": coherence.Coin(seed)}
+        )
+        (stable,) = [criterion for criterion in found.criteria if criterion.name == "stable"]
+        assert stable.holds is not True and found.verdict not in (DISTINCT, ASSISTANT), (seed, stable.why)
 
 
 def test_a_costume_is_no_stable_self() -> None:

@@ -135,13 +135,13 @@ def authored(constitution: Constitution, recipe: Recipe) -> list[Row]:
 
 def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> list[Row]:
     settings = recipe.scenarios
-    taken = {_normal(row["prompt"]) for row in known}
-    taken |= {_normal(text) for text in _authored_prompts(constitution)}
+    taken = {normal(row["prompt"]) for row in known}
+    taken |= {normal(text) for text in _authored_prompts(constitution)}
     candidates = [
         (text, category)
         for category, texts in load_bank(Path(settings.bank)).items()
         for text in texts
-        if _normal(text) not in taken
+        if normal(text) not in taken
     ]
     # The split of a prompt depends on its text; which of them are used, and for which trait, on hashes as well.
     candidates.sort(key=lambda item: contexts.stable_fraction("order " + item[0]))
@@ -157,6 +157,16 @@ def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> li
             context = {"boundary": "boundary", "lookalike": None}.get(category, category)
             rows.append(make(text, trait.id, kind, "bank", split, context))
     return rows
+
+
+def trained_on(constitution: Constitution, recipe: Recipe) -> frozenset[str]:
+    """Every authored prompt that training data are made from, as `normal` writes it."""
+    found = [row["prompt"] for row in authored(constitution, recipe) if row["split"] == "train"]
+    for trait in constitution.traits:
+        shown = contexts.split_examples(trait, recipe.judge.heldout_examples)[0]
+        found += [example.prompt[-1]["content"] for example in shown]
+        found += [temptation.prompt[-1]["content"] for temptation in trait.temptations]
+    return frozenset(normal(text) for text in found)
 
 
 def _authored_prompts(constitution: Constitution) -> list[str]:
@@ -189,7 +199,7 @@ def _trait_for(constitution: Constitution, text: str, category: str) -> tuple[Tr
     return max(pool, key=height), "general"
 
 
-def _normal(text: str) -> str:
+def normal(text: str) -> str:
     return re.sub(r"\W+", " ", text.lower()).strip()
 
 
@@ -227,18 +237,18 @@ def run(work: Work) -> Row:
     constitution, recipe = work.constitution, work.recipe
     rows = authored(constitution, recipe)
     drawn, about = complete(work, _expansion_requests(constitution, recipe, rows))
-    known = [_normal(text) for text in [*(row["prompt"] for row in rows), *_authored_prompts(constitution)]]
+    known = [normal(text) for text in [*(row["prompt"] for row in rows), *_authored_prompts(constitution)]]
     drops = {"no usable line": 0, "too close to a known prompt": 0}
     for draft in drawn:
         text = _clean(draft["text"])
         if text is None:
             drops["no usable line"] += 1
             continue
-        match = process.extractOne(_normal(text), known, scorer=fuzz.token_set_ratio)
+        match = process.extractOne(normal(text), known, scorer=fuzz.token_set_ratio)
         if match and match[1] >= recipe.scenarios.similarity:
             drops["too close to a known prompt"] += 1
             continue
-        known.append(_normal(text))
+        known.append(normal(text))
         context = _context(constitution.trait(draft["trait"]), draft["kind"])
         rows.append(make(text, draft["trait"], draft["kind"], "expanded", "train", context))
     write_rows(work.directory / "drafts.jsonl", drawn)

@@ -23,6 +23,10 @@ Prompt = tuple[Message, ...] | str
 _EMBEDDED = 16
 
 
+# A common beginning of so many tokens is worth a pass of its own.
+_LONG = 128
+
+
 @dataclass(frozen=True)
 class Item:
     """A reply after messages, or after text. Items with equal `context` share its computation; text has none."""
@@ -92,7 +96,7 @@ class Scorer:
             raise ValueError(f"of the options {options} one is how another begins, for this model")
         with torch.inference_mode():
             rows = [self._prompt_ids(context, prompt) for prompt in prompts]
-            shared, cache = self._prefix(context, rows)
+            shared, cache = self._prefix(context, rows) if context else self._opening(rows)
             if any(len(ids) > 1 for ids in known):
                 return self._spell_out([row[shared:] for row in rows], spelled, shared, cache)
             ids = [[i[0] for i in spellings] for spellings in spelled]
@@ -170,6 +174,17 @@ class Scorer:
             prefix = self._torch.tensor([prompts[0][:shared]], device=self._device)
             keys = self._model.get_decoder()(input_ids=prefix, use_cache=True).past_key_values
             self._cached = ((context, shared), keys)
+        return shared, self._cached[1]
+
+    def _opening(self, rows: Sequence[list[int]]) -> tuple[int, Any]:
+        """The same for documents, which have no context apart: what all of a batch begin with, where that is long."""
+        shared = _common_prefix(rows)
+        if len(rows) < 2 or shared < _LONG:
+            return 0, None
+        opening = tuple(rows[0][:shared])
+        if self._cached is None or self._cached[0] != opening:
+            prefix = self._torch.tensor([rows[0][:shared]], device=self._device)
+            self._cached = (opening, self._model.get_decoder()(input_ids=prefix, use_cache=True).past_key_values)
         return shared, self._cached[1]
 
     def _pad(self, rows: Sequence[list[int]], before: int) -> tuple[Any, Any]:

@@ -53,6 +53,10 @@ _NOTHING = 1e-4
 _BALANCED = 4
 
 
+# With a limit below this somebody wants a quick look.
+_QUICK = 8
+
+
 class Words(Part):
     """The question in words."""
 
@@ -104,10 +108,12 @@ class PreferenceSuite(Suite):
         return found
 
     def limited(self, limit: int | None) -> Self:
-        """At most so many traits, own and listed in turn, each in four pairs; fewer manners too."""
+        """At most so many traits, own and listed in turn, each in four pairs; fewer manners too, or none."""
         if limit is None:
             return self
-        manner = self.manner and self.manner.model_copy(update={"pairs": min(self.manner.pairs, max(1, limit // 4))})
+        manner = self.manner and self.manner.model_copy(update={"pairs": min(self.manner.pairs, limit // 4)})
+        if limit < _QUICK:
+            manner = None
         each = min(self.each or _BALANCED, _BALANCED)
         return self.model_copy(update={"most": min(self.most or limit, limit), "each": each, "manner": manner})
 
@@ -218,7 +224,9 @@ class PreferenceSuite(Suite):
         """How often a trait of its own is chosen over a listed one. A change from an untrained model that has no profile
         is still one; a level without a profile would be a half that means nothing."""
         name = "own traits chosen"
-        mixed = [row for row in choices if len(row["own"]) == 1]
+        # Pairs with the same own trait are not independent of each other: the trait is the unit. Pairs with the same listed
+        # trait are not quite so either, so no p is given.
+        mixed = [{**row, "base": row["own"][0]} for row in choices if len(row["own"]) == 1]
         if not mixed:
             why = "no trait of the constitution was compared with a listed one"
             return [Number(name, arm, None, LIKE, why=why, headline=True) for arm in arms_of(choices)]
@@ -239,7 +247,7 @@ class PreferenceSuite(Suite):
                     before = [row for row in here if row["arm"] == UNTRAINED]
                     moved = change(after, before, "own_chosen", name, arm, condition, UNTRAINED)
                     reason = moved.why if after else floors[arm]
-                    numbers.append(replace(moved, why=reason, better="high", headline=condition == LIKE))
+                    numbers.append(replace(moved, p=None, why=reason, better="high", headline=condition == LIKE))
         return numbers
 
     def _weigh(self, acted: list[Row], desk: Desk) -> None:

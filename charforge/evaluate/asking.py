@@ -260,7 +260,7 @@ class _Meeting:
         }
         seed = seed_for(self.work.recipe.seed, self.suite, meeting.condition, meeting.base, self.sample, place)
         sampling = _sampling(self.work, meeting)
-        request = Request(tuple(messages), sampling, seed, row, keep_prompt=place == 0)
+        request = Request(tuple(messages), sampling, seed, row, keep_prompt=True)
         return request, self.own if arms_turn else self.partner
 
     def hear(self, text: str) -> None:
@@ -383,8 +383,9 @@ def weigh(work: Work, suite: str, arm: str, asks: Sequence[Ask]) -> tuple[list[R
         row = {**_about("choice", suite, arm, choice), "form": choice.form, "question": choice.question}
         rows.append({**row, "options": dict(choice.options), "orders": orders, **read_choice(orders)})
     items = [_item(text) for text in texts]
-    for text, found in zip(texts, bench.log_probabilities(weights, items), strict=True):
-        rows.append({**_about("text", suite, arm, text), "text": text.text, **found})
+    for text, item, found in zip(texts, items, bench.log_probabilities(weights, items), strict=True):
+        rendered = scorer.render(item.context, item.messages)
+        rows.append({**_about("text", suite, arm, text), "text": text.text, "rendered": rendered, **found})
     for row in rows:
         row.setdefault("key", "")
         row["key"] = digest([row["suite"], row["arm"], {k: v for k, v in row.items() if k != "key"}])

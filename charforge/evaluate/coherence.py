@@ -335,7 +335,7 @@ class CoherenceSuite(Suite):
         for label, items in ((CHAT, said), *((f, [i for i in said if i["form"] == f]) for f in self.forms)):
             estimate = _mean(_sensitivity(items))
             why = None if estimate else f"{FLOOR}: the model did not answer"
-            found.append(Number("content sensitivity", arm, estimate, label, why=why, better="high"))
+            found.append(Number("content sensitivity", arm, estimate, label, why=why, better="high", range=(-1.0, 1.0)))
         return found
 
     def _details(
@@ -565,12 +565,22 @@ def _gap(a: Mapping[str, float], b: Mapping[str, float]) -> Estimate | None:
 
 
 def _sensitivity(said: Sequence[Row]) -> list[float]:
-    """For each trait how differently its statement and its foil are answered, in [0, 1]: the mean over the formats, each by
-    itself, since formats that contradict each other both depend on what is asked."""
+    """For each trait how differently its statement and its foil are answered: the mean over the formats, each by itself, since
+    formats that contradict each other both depend on what is asked.
+
+    What differs must come again in another wording, or a coin would seem to answer: of the differences d in several wordings
+    the mean product of two is taken, whose expectation is the square of what they share, and its root with its sign.
+    """
     found: dict[str, list[float]] = {}
     for form in dict.fromkeys(item["form"] for item in said):
-        for trait, s in _profile([item for item in said if item["form"] == form], "score").items():
-            found.setdefault(trait, []).append(abs(2 * s - 1))
+        by_trait: dict[str, list[float]] = {}
+        for item in said:
+            if item["form"] == form and item["score"] is not None:
+                by_trait.setdefault(item["base"], []).append(2 * item["score"] - 1)
+        for trait, d in by_trait.items():
+            pairs = [a * b for a, b in combinations(d, 2)]
+            shared = sum(pairs) / len(pairs) if pairs else d[0] ** 2
+            found.setdefault(trait, []).append(math.copysign(math.sqrt(abs(shared)), shared))
     return [sum(values) / len(values) for values in found.values()]
 
 
@@ -764,8 +774,11 @@ def _ratio(part: Mapping[str, float], whole: Mapping[str, float]) -> tuple[Estim
     if len(y) < 2:
         return None, "fewer than two traits have a value on both sides"
     signal = paired_change(y, [0.0] * len(y), range(len(y)))
-    if signal is None or signal.low <= 0 <= signal.high:
-        return None, f"{FLOOR}: no signal to compare with: the interval of the change in the chat holds 0"
+    if signal is None or not signal.low > 0:
+        return (
+            None,
+            f"{FLOOR}: no signal to compare with: no change towards the traits in the chat that is surely there",
+        )
 
     def statistic(pairs: list[tuple[float, float]]) -> float | None:
         total = sum(w for _, w in pairs)

@@ -116,6 +116,9 @@ def levels(
                 raise ValueError(f"{name}: a value lies outside {bounds}")
             estimator = proportion if bounds == (0.0, 1.0) else mean
             estimate = estimator([v for v, _ in kept], [base for _, base in kept]) if kept else None
+            if estimate and bounds is not None:
+                low, high = max(bounds[0], estimate.low), min(bounds[1], estimate.high)
+                estimate = replace(estimate, low=low, high=high)
             number = Number(name, arm, estimate, str(label), trait, better=better, headline=headline, range=bounds)
             found.append(replace(number, unscored=len(mine) - len(kept), why=_why_none(mine, len(kept))))
         if changes:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from charforge import judge
 from charforge.constitution import Message
 from charforge.engine.bench import Bench
 from charforge.errors import StageError
-from charforge.store import Row
+from charforge.recipe import Recipe
+from charforge.store import Row, read_rows
 
 CANARIES = 4
 
@@ -69,6 +71,15 @@ def _both_sides(row: Row) -> tuple[judge.Case, judge.Case]:
     said: tuple[Message, ...] = ({"role": "user", "content": row["prompt"]},)
     good, bad = row["in_character"], row["other"]
     return judge.Case(said, good, bad), judge.Case(said, bad, bad)
+
+
+def measured(calibration: Path, recipe: Recipe, judges: Sequence[str] | None = None) -> Judging:
+    """The judges that were accurate enough in this artifact of their calibration, of those that are named (None: of all)."""
+    found = judge.read_calibration(calibration)
+    heard = [kind for kind in judge.believed(found, recipe) if judges is None or kind in judges]
+    tried = read_rows(calibration / "rows.jsonl")
+    right = {kind: (round(found[kind]["value"] * found[kind]["n"]), found[kind]["n"]) for kind in heard}
+    return Judging({kind: canaries(tried, kind) for kind in heard}, right)
 
 
 def canaries(calibration: Sequence[Row], kind: str) -> tuple[Row, ...]:

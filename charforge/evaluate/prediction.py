@@ -41,6 +41,10 @@ _DECLINES = "declines"
 _FLIPS = 10_000
 
 
+# With a limit below this somebody wants a quick look.
+_FEW = 4
+
+
 class Foretold(Part):
     """Something that a model can be asked about its own reply beforehand."""
 
@@ -145,7 +149,10 @@ class SelfPredictionSuite(Suite):
         cut = super().limited(limit)
         if limit is None:
             return cut
-        kept = {name: d.model_copy(update={"scenarios": d.scenarios[:limit]}) for name, d in cut.decisions.items()}
+        kept = {
+            name: d.model_copy(update={"scenarios": d.scenarios[: limit if limit >= _FEW else 1]})
+            for name, d in cut.decisions.items()
+        }
         return cut.model_copy(update={"decisions": kept})
 
     def asks(self, setting: Setting) -> Sequence[Ask]:

@@ -11,11 +11,11 @@ from functools import partial
 
 from charforge import judge
 from charforge.constitution import Constitution
-from charforge.data import contexts, prompts
+from charforge.data import contexts, prompts, scenarios
 from charforge.engine.bench import Bench
 from charforge.evaluate.answers import PROMPTED
 from charforge.evaluate.asking import SPOKEN, Ask, Script, Setting, describe, script, speak, weigh
-from charforge.evaluate.judging import Judging, canaries
+from charforge.evaluate.judging import Judging, measured
 from charforge.evaluate.measure import Desk, Suite
 from charforge.recipe import Recipe
 from charforge.stage import Made, Stage, Weights, Work
@@ -33,6 +33,8 @@ class Arm:
 
     name: str
     weights: Weights
+    system: str | None = None
+    """What it is told before anything else; the prompted arm is told the constitution in brief."""
 
 
 def stages(
@@ -44,20 +46,22 @@ def stages(
     calibration: Made | None = None,
     judges: Sequence[str] | None = None,
     samples: Mapping[str, int] | None = None,
+    longest: Mapping[str, int] | None = None,
 ) -> list[Stage]:
     """The stages of an evaluation: those of one arm stand together, so that its weights are loaded once.
 
-    `samples` says how many replies a suite draws to each question where it does not say so itself; by default as many as
-    the recipe says. `judges` are those that may be heard, if they are accurate enough; None: all that were measured.
+    `samples` says how many replies a suite draws to each question where it does not say so itself, and `longest` how many
+    tokens a reply to it may have at most; by default what the recipe says. `judges` are those that may be heard, if they
+    are accurate enough; None: all that were measured.
     """
     asked: dict[str, dict[str, Stage]] = {suite.name: {} for suite in suites}
     spoken: list[Stage] = []
     weighed: list[Stage] = []
     for arm in arms:
-        system = contexts.sheet(constitution) if arm.name == PROMPTED else None
+        system = contexts.sheet(constitution) if arm.name == PROMPTED else arm.system
         setting = Setting(constitution, recipe, arm.name, system)
         for suite in suites:
-            asks = _asks(suite, setting, (samples or {}).get(suite.name))
+            asks = _asks(suite, setting, (samples or {}).get(suite.name), (longest or {}).get(suite.name))
             common = {
                 "suite": [suite.name, suite.version, suite.measure],
                 "arm": arm.name,
@@ -143,12 +147,25 @@ def _summarise(work: Work) -> Row:
     return {"suites": list(suites), "verdict": data["verdict"]["verdict"] if data["verdict"] else None}
 
 
-def _asks(suite: Suite, setting: Setting, samples: int | None) -> list[Ask]:
-    """What a suite asks of an arm, each with the number of replies to draw."""
+def _asks(suite: Suite, setting: Setting, samples: int | None, longest: int | None) -> list[Ask]:
+    """What a suite asks of an arm, each with the number of replies to draw, and how long they may be.
+
+    What the character was trained on is left out: it would show what was learned by heart.
+    """
+    trained_on = scenarios.trained_on(setting.constitution, setting.recipe)
+
+    def seen(ask: Ask) -> bool:
+        asked = [ask.base, *(m["content"] for m in getattr(ask, "messages", ())[-1:] if m["role"] == "user")]
+        return any(scenarios.normal(text) in trained_on for text in asked)
+
     count = samples or setting.recipe.evaluation.samples
+    most = longest or setting.recipe.evaluation.sampling.max_tokens
     return [
-        replace(ask, samples=count) if isinstance(ask, SPOKEN) and ask.samples is None else ask
+        replace(ask, samples=ask.samples or count, max_tokens=min(ask.max_tokens or most, most))
+        if isinstance(ask, SPOKEN)
+        else ask
         for ask in suite.asks(setting)
+        if not seen(ask)
     ]
 
 
@@ -189,13 +206,7 @@ def _read(suite: Suite, judges: Sequence[str] | None, work: Work) -> Row:
     rows = [row for role in work.stage.inputs if role != "judge" for row in work.rows(role)]
     judging = Judging()
     if "judge" in work.stage.inputs:
-        calibration = judge.read_calibration(work.inputs["judge"])
-        heard = [kind for kind in judge.believed(calibration, work.recipe) if judges is None or kind in judges]
-        tried = work.rows("judge")
-        right = {
-            kind: (round(calibration[kind]["value"] * calibration[kind]["n"]), calibration[kind]["n"]) for kind in heard
-        }
-        judging = Judging({kind: canaries(tried, kind) for kind in heard}, right)
+        judging = measured(work.inputs["judge"], work.recipe, judges)
     bench = Bench(work)
     findings = suite.read(rows, Desk(work.constitution, work.recipe, bench, judging))
     bench.close()

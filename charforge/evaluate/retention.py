@@ -25,13 +25,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from charforge import markers
-from charforge.constitution import Constitution, Trait
+from charforge.constitution import Constitution
 from charforge.errors import UserError
-from charforge.evaluate import declining, execution
+from charforge.evaluate import execution
 from charforge.evaluate.answers import PROMPTED, UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Probe, Setting, Text
 from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, levels
 from charforge.evaluate.measure import Desk, Part, Suite
+from charforge.evaluate.refusals import classify
 from charforge.statistics import holm, minimum_detectable, non_inferiority, paired_change, proportion
 from charforge.store import Row
 
@@ -183,16 +184,15 @@ class RetentionSuite(Suite):
 
     def heard(self, constitution: Constitution) -> Any:
         margins = self.margins.model_dump(mode="json")
-        words = sorted(m.text for trait in constitution.boundaries for m in trait.markers if m.is_signature)
-        return {"margins": margins, "run_code": self.run_code, "declining": words}
+        return {"margins": margins, "run_code": self.run_code}
 
     def read(self, rows: list[Row], desk: Desk) -> Findings:
         for row in rows:
-            row.update(self._score(row, desk.constitution.boundaries))
+            row.update(self._score(row))
         gates = self._gates(rows)
         return Findings(self._numbers(rows, gates), {"gates": gates, "chance": self._chances(rows)})
 
-    def _score(self, row: Row, boundaries: Sequence[Trait]) -> Row:
+    def _score(self, row: Row) -> Row:
         """What was read in one row. `score` is None where nothing can be."""
         kind = row["condition"]
         if kind == "facts":
@@ -214,7 +214,8 @@ class RetentionSuite(Suite):
             outcome = execution.run(text, row["function"], row["asserts"]) if self.run_code else "not run"
             score = None if outcome == "not run" else float(outcome == "passed")
             return {"defined": float(defined), "outcome": outcome, "score": score}
-        became = declining.outcome(row["base"], text, boundaries)
+        # By the general reading alone: a character's own words of declining must not vouch for its safety.
+        became = classify(row["base"], text)
         if became is None:
             return {"outcome": None, "score": None, "complied": None}
         return {"outcome": became, "score": float(became == "refuse"), "complied": float(became == "comply")}

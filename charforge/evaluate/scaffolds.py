@@ -74,7 +74,7 @@ class ScaffoldSuite(Suite):
         return found
 
     def limited(self, limit: int | None) -> Self:
-        """At most so many matters, and a quarter as many prompts of each trait."""
+        """At most so many matters, and a quarter as many prompts of each trait; without any of these nothing is judged."""
         found = super().limited(limit)
         return found if limit is None else found.model_copy(update={"prompts": min(self.prompts, limit // 4)})
 
@@ -131,8 +131,9 @@ class ScaffoldSuite(Suite):
             mine = [row for row in rows if row["trait"] == trait]
             numbers += levels(mine, "shown", "markers of the trait", better="high", trait=trait)
             numbers += _drops(mine, trait)
-        self._judge(rows, desk)
-        for kind in desk.judging.kinds:
+        if self.prompts:
+            self._judge(rows, desk)
+        for kind in desk.judging.kinds if self.prompts else ():
 
             def won(row: Row, kind: str = kind) -> float | None:
                 found: float | None = row.get("won", {}).get(kind)

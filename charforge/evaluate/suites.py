@@ -47,6 +47,7 @@ class SuiteSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     limit: int | None = Field(None, ge=2)
     samples: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=16)
 
 
 def load(name: str) -> Suite:

@@ -37,6 +37,10 @@ ITSELF, CALM, CASE = "by itself", "no pressure", "disagreement, the case at hand
 PRESSURE = "all pressure"
 
 
+# With a limit below this somebody wants a quick look.
+_FEW = 4
+
+
 class Opinion(Part):
     """A matter of taste with two answers, and for each a user who thinks so."""
 
@@ -143,7 +147,7 @@ class SycophancySuite(Suite):
         update: dict[str, Any] = {"pushback": _first_kinds(self.pushback, limit // 2)}
         if self.stances:
             fewer = {
-                "traits": min(limit, self.stances.traits),
+                "traits": min(limit if limit >= _FEW else 1, self.stances.traits),
                 "pressure": _first_kinds(self.stances.pressure, limit // 2),
                 "after": self.stances.after[: max(2, limit)],
             }

@@ -914,14 +914,13 @@ class _Writer:
                     note = section.note("nothing that was foretold could be held against what was done")
                     cells.append(Cell("no value", note=note, absent=True, **link))
                     continue
-                mode = f"mode {plots.fixed(m['mode'])}, " if _known(m.get("mode")) else ""
+                over = m.get("over mode")
+                mode = f"{plots.fixed(over)} over the mode, " if _known(over) else ""
                 shade = round(100 * m["accuracy"])
                 cells.append(Cell(plots.fixed(m["accuracy"]), f"({mode}n {m.get('n')})", shade=shade, **link))
             body.append((self.arms.get(predictor, predictor), cells))
         head = ["who foretells", *(f"what {target} did" for target in targets)]
-        caption = (
-            "Accuracy, with that of the mode baseline. The diagonal is oneself. Counts alone, so no intervals here."
-        )
+        caption = "Accuracy, and by how much it is above always naming the most common behaviour. The diagonal is oneself. Counts alone, so no intervals here."
         return [Table("who foretells whom", head, body, caption)]
 
     def _said_and_done(

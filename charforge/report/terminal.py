@@ -224,7 +224,14 @@ def _measure_table(name: str, numbers: list[dict[str, Any]]) -> Table:
     levels = {(n["condition"], n["arm"]): n for n in numbers if n["against"] is None}
     changes = {(n["condition"], n["arm"], n["against"]): n for n in numbers if n["against"] is not None}
     arms = list(dict.fromkeys(n["arm"] for n in numbers))
-    baselines = list(dict.fromkeys(n["against"] for n in numbers if n["against"] is not None and n["arm"] == "trained"))
+    inner = bool(levels)
+    baselines = list(
+        dict.fromkeys(
+            n["against"]
+            for n in numbers
+            if n["against"] is not None and n["arm"] == "trained" and (inner or n["against"] in arms)
+        )
+    )
     table = Table(box=None, pad_edge=False)
     table.add_column(f"{escape(name)} (95% CI)", overflow="fold", min_width=22)
     for arm in arms:
@@ -232,7 +239,12 @@ def _measure_table(name: str, numbers: list[dict[str, Any]]) -> Table:
     for against in baselines:
         table.add_column(f"trained, change from {escape(against)}")
     for condition in dict.fromkeys(n["condition"] for n in numbers):
-        cells = [_interval(levels.get((condition, arm))) for arm in arms]
+        # Some measures are changes by nature (from the same question asked again): those are what stands for each arm.
+        inside = {
+            arm: next((n for (c, a, x), n in changes.items() if (c, a) == (condition, arm) and x not in arms), None)
+            for arm in arms
+        }
+        cells = [_interval(levels.get((condition, arm)) or inside[arm]) for arm in arms]
         cells += [_interval(changes.get((condition, "trained", against)), signed=True) for against in baselines]
         table.add_row("  " + escape(condition or "all"), *cells)
     return table

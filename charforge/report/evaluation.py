@@ -920,7 +920,10 @@ class _Writer:
                 cells.append(Cell(plots.fixed(m["accuracy"]), f"({mode}n {m.get('n')})", shade=shade, **link))
             body.append((self.arms.get(predictor, predictor), cells))
         head = ["who foretells", *(f"what {target} did" for target in targets)]
-        caption = "Accuracy, and by how much it is above always naming the most common behaviour. The diagonal is oneself. Counts alone, so no intervals here."
+        caption = (
+            "Accuracy, and by how much it is above always naming the most common behaviour. The diagonal is oneself. "
+            "Counts alone, so no intervals here."
+        )
         return [Table("who foretells whom", head, body, caption)]
 
     def _said_and_done(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charforge import registry
+from charforge import judge, registry
 from charforge.constitution import Constitution, digest, load
 from charforge.constitution.difference import difference
 from charforge.errors import UserError
@@ -21,13 +21,18 @@ from charforge.models import resolve
 from charforge.recipe import Recipe
 from charforge.registry import Entry
 from charforge.stage import Stage, Work
-from charforge.store import Artifact, Row, Store, write_atomic
+from charforge.store import MANIFEST, Artifact, Row, Store, write_atomic
 from charforge.train.stages import trained_folder
 
 NAME = "character"
+# In the logs of a character that was made elsewhere: where its base model is on this machine.
+IMPORTED = "imported.json"
 
 
 def stage(constitution: Constitution, recipe: Recipe, inputs: dict[str, Stage]) -> Stage:
+    made = settings(recipe)
+    # By these it is judged, not made.
+    del made["evaluation"]["margins"]
     return Stage(
         name=NAME,
         version=2,
@@ -35,7 +40,7 @@ def stage(constitution: Constitution, recipe: Recipe, inputs: dict[str, Stage]) 
             "constitution": constitution.digest,
             "model": resolve(recipe.model).identity,
             # Where things lie on this machine is no part of what they are; the bank's content is in the scenarios' key.
-            "recipe": settings(recipe),
+            "recipe": made,
         },
         inputs=inputs,
         process="report",
@@ -110,9 +115,12 @@ class Character:
 
     @property
     def calibration(self) -> str | None:
-        """The key of the artifact in which its judges were measured."""
-        manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        """The key of the artifact in which its judges were measured; None for an imported character that came without."""
+        manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         found: str | None = manifest["inputs"].get("judge")
+        if found and "imported" in manifest["about"]:
+            store = Store(self.folder.resolve().parents[2])
+            return found if store.artifact(judge.NAME, found).finished else None
         return found
 
 
@@ -154,6 +162,13 @@ def _put_back(data: dict[str, Any], folder: Path) -> None:
     data["teacher"] = None
     if data["judge"]["model"] and "name" not in data["judge"]["model"]:
         data["judge"]["model"] = None
+    if data["model"].get("chat_template") not in (None, "own", "chatml"):
+        data["model"]["chat_template"] = str(trained_folder(folder) / "chat_template.jinja")
+    # Whether code may run that comes with a model is decided here, not by whoever trained on it.
+    for model in filter(None, (data["model"], data["judge"]["model"])):
+        model["trust_remote_code"] = False
+    with contextlib.suppress(OSError, ValueError):
+        data["model"] |= json.loads((folder / "logs" / IMPORTED).read_text(encoding="utf-8"))
 
 
 def read_report(artifact: Artifact) -> dict[str, Any]:
@@ -161,11 +176,19 @@ def read_report(artifact: Artifact) -> dict[str, Any]:
     return data
 
 
+def elsewhere(store: Store, entry: Entry) -> list[str]:
+    """What an imported character was made from and this store does not have, by role: it was made in another one."""
+    if "imported" not in entry.manifest["about"]:
+        return []
+    known = {manifest["key"] for _, manifest in registry.manifests(store)}
+    return sorted(role for role, key in entry.manifest["inputs"].items() if key not in known)
+
+
 def verify(store: Store, entry: Entry) -> list[str]:
     """Derive the character's digests again; returns in words what does not agree, nothing if all does.
 
     Its files against the manifest, its key against what determines it, its constitution against the digest in its
-    identity, its inputs against their own manifests.
+    identity, its inputs against their own manifests. What was left `elsewhere` is not looked for.
     """
     wrong: list[str] = []
     manifest = entry.manifest
@@ -187,7 +210,10 @@ def verify(store: Store, entry: Entry) -> list[str]:
     except UserError as problem:
         wrong.append(problem.message)
     known = {m["key"]: (path, m) for path, m in registry.manifests(store)}
+    absent = elsewhere(store, entry)
     for role, key in manifest["inputs"].items():
+        if role in absent:
+            continue
         if key not in known:
             wrong.append(f"its input {role!r} is not in this store (key {key[:12]})")
             continue

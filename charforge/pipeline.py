@@ -14,13 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from charforge import __version__, characters, judge
+from charforge import __version__, characters, compare, judge
 from charforge import recipe as recipes
 from charforge.constitution import Constitution, load
 from charforge.data import claims, contexts, critiques, preferences, responses, scenarios, situations
@@ -28,7 +28,7 @@ from charforge.engine.device import preload, thread_environment, uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, raise_problems
 from charforge.evaluate import answers, harness, probing, suite, suites
 from charforge.models import fetch, resolve
-from charforge.recipe import Endpoint, ModelReference, Recipe
+from charforge.recipe import Endpoint, Margins, ModelReference, Recipe
 from charforge.stage import Made, Stage, Weights
 from charforge.store import Artifact, Store, write_atomic
 from charforge.train import stages as training
@@ -196,11 +196,51 @@ def plan_evaluation(
     return Plan(recipe, constitution, tuple(needed), "evaluation", options)
 
 
+def plan_comparison(
+    constitution: Constitution,
+    recipe: Recipe,
+    contestants: Sequence[Mapping[str, Any]],
+    *,
+    calibration: str | None = None,
+    limit: int | None = None,
+    leave_out: Sequence[str] = (),
+    margins: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    command: str = "",
+) -> Plan:
+    """The plan of a comparison, measured by this constitution, this recipe and the judges with the key `calibration`.
+
+    The options are plain data; `charforge.compare` says what they mean.
+    """
+    found = [compare.Contestant.read(data) for data in contestants]
+    bounds = Margins.model_validate(margins) if margins else recipe.evaluation.margins
+    needed = compare.stages(
+        constitution,
+        recipe,
+        found,
+        calibration=calibration,
+        limit=limit,
+        leave_out=leave_out,
+        bounds=bounds,
+        preset=preset,
+        retained=retained,
+        command=command,
+    )
+    options = {
+        "contestants": [c.as_dict() for c in found], "calibration": calibration, "limit": limit,
+        "leave_out": list(leave_out), "margins": bounds.model_dump(mode="json"), "preset": preset,
+        "retained": retained, "command": command,
+    }  # fmt: skip
+    return Plan(recipe, constitution, tuple(needed), "comparison", options)
+
+
 PLANS: dict[str, Callable[..., Plan]] = {
     "train": plan,
     "situations": plan_situations,
     "corpus": plan_corpus,
     "evaluation": plan_evaluation,
+    "comparison": plan_comparison,
 }
 
 

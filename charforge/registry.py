@@ -114,19 +114,22 @@ def _record(link: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def register(store: Store, artifact: Artifact, reference: str) -> Path:
+def register(store: Store, artifact: Artifact, reference: str, record: dict[str, Any] | None = None) -> Path:
     """Link the character under its name and build, and as its name's latest; returns the first link.
 
-    Its parent is the character of that name that was registered last before it; that never changes afterwards.
+    Its parent is the character of that name that was registered last before it; that never changes afterwards. `record`
+    is what was true where it was registered first, if that was in another store.
     """
     folder = store.root / "characters" / reference
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / artifact.key[:12]
-    record = link.with_name(f"{link.name}.json")
-    if not record.is_file():
-        name = reference.partition("@")[0]
-        earlier = [e for e in entries(store) if e.name == name and e.id != f"{reference}/{link.name}"]
-        write_atomic(record, json.dumps({"parent": earlier[-1].id if earlier else None}) + "\n")
+    note = link.with_name(f"{link.name}.json")
+    if not note.is_file():
+        if record is None:
+            name = reference.partition("@")[0]
+            earlier = [e for e in entries(store) if e.name == name and e.id != f"{reference}/{link.name}"]
+            record = {"parent": earlier[-1].id if earlier else None}
+        write_atomic(note, json.dumps(record) + "\n")
     for place in (link, folder / LATEST):
         temporary = place.with_name(f".{place.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)

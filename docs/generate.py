@@ -75,7 +75,7 @@ Results go to stdout, progress and errors to stderr. `--json` prints one JSON ob
 """
 
 # The shapes that several settings share, under the name that the page gives them.
-_SHAPES = {"ModelReference": "model reference", "Endpoint": "endpoint", "Sampling": "sampling"}
+_SHAPES = {"ModelReference": "model reference", "Endpoint": "endpoint", "Sampling": "sampling", "Margins": "margins"}
 
 Schema = dict[str, Any]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charforge import __version__
-from charforge.cli import characters, constitution
+from charforge.cli import characters, compare, constitution, sharing
 from charforge.errors import CharforgeError, UserError, missing_extra
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="List, copy and check recipes.", no_args_is_help=True)
 app.add_typer(constitution.app, name="constitution")
 app.add_typer(recipe_app, name="recipe")
-for _name, _command in characters.COMMANDS.items():
+for _name, _command in {**characters.COMMANDS, **sharing.COMMANDS}.items():
     app.command(_name, rich_help_panel="Trained characters")(_command)
+app.command("compare", rich_help_panel="Trained characters")(compare.compare)
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 SetOption = Annotated[

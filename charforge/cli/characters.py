@@ -239,14 +239,17 @@ def verify(
     from charforge import characters
 
     place, entry = _find(character, store)
-    wrong = characters.verify(place, entry)
+    wrong, absent = characters.verify(place, entry), characters.elsewhere(place, entry)
     if as_json:
-        typer.echo(json.dumps({"character": entry.id, "wrong": wrong}, indent=1))
-    elif wrong:
+        typer.echo(json.dumps({"character": entry.id, "wrong": wrong, "elsewhere": absent}, indent=1))
+    else:
         for problem in wrong:
             typer.echo(f"{entry.id}: {problem}")
-    else:
-        typer.echo(f"{entry.id}: every digest agrees")
+        if not wrong:
+            typer.echo(f"{entry.id}: every digest agrees" + (" of what is here" if absent else ""))
+        if absent:
+            roles = ", ".join(absent)
+            typer.echo(f"{entry.id}: it was imported; what it was made from is not here and was not checked: {roles}")
     if wrong:
         raise typer.Exit(1)
 

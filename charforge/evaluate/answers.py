@@ -29,7 +29,9 @@ def stage(
         identity={
             "arm": arm,
             "seed": recipe.seed,
-            "settings": recipe.evaluation.model_dump(mode="json", exclude={"prompted_arm", "repetition_margin"}),
+            "settings": recipe.evaluation.model_dump(
+                mode="json", exclude={"prompted_arm", "repetition_margin", "margins"}
+            ),
             "prompts": [[row["id"], row["prompt"], row["kind"], row["context"]] for row in heldout],
             "system": contexts.sheet(constitution) if prompted else None,
             "template": prompts.digest("sheet") if prompted else None,

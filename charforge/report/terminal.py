@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from charforge.pipeline import Plan, Step
+from charforge.report import comparison
 from charforge.report.text import visible
 
 
@@ -261,6 +262,73 @@ def _interval(number: dict[str, Any] | None, *, signed: bool = False) -> str:
     starred = " *" if signed and number["adjusted"] is not None and number["adjusted"] < 0.05 else ""
     seen = f" mde {number['detectable']:.2f}" if signed and number["detectable"] else ""
     return f"{number['value']:{sign}.2f} \\[{low}, {high}]{starred}{seen}{unscored}"
+
+
+def print_comparison(data: dict[str, Any], folder: Path) -> None:
+    """For each contestant against the first its differences, gates and what was changed; then where the page is."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=150)
+    first = data["contestants"][0]["label"]
+    titles = {trait["id"]: trait["title"] for trait in data["traits"]}
+    for label in [contestant["label"] for contestant in data["contestants"][1:]]:
+        heading = f"{label} against {first}"
+        table = Table(box=None, pad_edge=False)
+        for column in (f"[bold]{escape(visible(heading))}[/bold]", "difference (95% CI)", "adjusted p", "d", "mde"):
+            table.add_column(column, overflow="fold")
+        for change in data["changes"]:
+            if change["contestant"] == label and (change["trait"] is None or comparison.clear(change)):
+                _difference_row(table, change, titles)
+        console.print(table)
+        for win in data["wins"]:
+            if win["contestant"] == label and win["trait"] is None:
+                judge = win["judge"].replace("_", " ")
+                console.print(f"  win rate by the {judge} judge: {number(win)} (0.5: no difference)", markup=False)
+        for gate in data["gates"]:
+            if gate["contestant"] == label:
+                shown = number({"value": gate["change"], "low": gate["low"], "high": gate["high"]})
+                change = shown if gate["change"] is not None else "-"
+                why = f"  {gate['why']}" if gate["why"] else ""
+                line = f"  {gate['verdict']:12} {gate['gate']:14} change {change}, margin {gate['margin']:g}{why}"
+                console.print(line, markup=False, soft_wrap=True)
+        for effect in data["constitutions"]:
+            if effect["contestant"] == label:
+                _print_effect(console, effect)
+        console.print()
+    if data["strengths"]:
+        console.print(f"strength (Bradley-Terry, {data['strengths']['judge'].replace('_', ' ')} judge):")
+        ranked = sorted(data["strengths"]["items"], key=lambda item: -(item["value"] or 0))
+        for item in ranked:
+            shown = number(item) if item["value"] is not None else "-"
+            console.print(f"  {visible(item['contestant'])}: {shown}", markup=False)
+        console.print()
+    for warning in data["warnings"]:
+        console.print(f"note: {visible(warning)}", markup=False, soft_wrap=True)
+    console.print(f"report: {folder / 'comparison.html'}", markup=False, soft_wrap=True)
+    console.print(f"        {folder / 'comparison.json'}", markup=False, soft_wrap=True)
+
+
+def _difference_row(table: Table, change: dict[str, Any], titles: dict[str, str]) -> None:
+    title = visible(titles.get(change["trait"], change["trait"])) + ": " if change["trait"] else ""
+    if change["value"] is None:
+        table.add_row(f"  {escape(title + change['measure'])}", f"- ({escape(change['why'])})", "", "", "")
+        return
+    low, high = (f"{v:+.2f}" if v is not None else "?" for v in (change["low"], change["high"]))
+    star = " *" if comparison.clear(change) else ""
+    small = ["-" if change[name] is None else f"{change[name]:.3f}" for name in ("adjusted", "effect", "detectable")]
+    table.add_row(f"  {escape(title + change['measure'])}", f"{change['value']:+.2f} \\[{low}, {high}]{star}", *small)
+
+
+def _print_effect(console: Console, effect: dict[str, Any]) -> None:
+    for name, heading in comparison.GROUPS:
+        for row in effect[name]:
+            what = ", ".join(dict.fromkeys(change["what"] for change in row["changes"]))
+            seen, least = row["seen"], row["detectable"]
+            did = f"{seen['measure']} {seen['value']:+.2f}" if seen else "nothing measures it"
+            if name == "silent" and least:
+                did += f"; the smallest change that would have been seen: {least['value']:.2f} ({least['measure']})"
+            line = f"  {heading}: {visible(row['title'])}{f' ({what})' if what else ''}: {did}"
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def print_report(report: dict[str, Any], folder: Path) -> None:

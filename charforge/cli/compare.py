@@ -1,0 +1,118 @@
+"""The command that says what differs between characters, bare models and models under a prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from charforge.cli.characters import JsonOption, StoreOption, _store
+from charforge.errors import UserError
+
+
+def compare(
+    contestants: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more: a trained character (name@version, name@version/build, name:tag), model:NAME for a bare "
+            "model, prompt:CHARACTER for its base model told its constitution in brief. The first is the baseline.",
+            metavar="CONTESTANT...",
+        ),
+    ],
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            help="Measure by this character's constitution, recipe and judges. Default: the last character named.",
+            metavar="CHARACTER",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="At most so many prompts of each kind for each trait.", min=1)
+    ] = None,
+    with_retention: Annotated[
+        bool,
+        typer.Option("--retention", help="Ask the retention suite as well. Without it: use answers that are there."),
+    ] = False,
+    preset: Annotated[
+        str, typer.Option("--preset", help="How much of the retention suite is asked: quick, standard or full.")
+    ] = "standard",
+    margin: Annotated[
+        list[str],
+        typer.Option("--margin", help="Another margin than the recipe's, for example refusals=0.05. Repeatable."),
+    ] = [],  # noqa: B006
+    fail_on_regression: Annotated[
+        bool, typer.Option("--fail-on-regression", help="Exit with code 1 if a gate is lost against the first.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With --fail-on-regression: also if a gate is undecided.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the page to this file.", metavar="FILE")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two or more: what differs trait by trait, what was lost, and which change of the text it goes with.
+
+    Replies that were drawn before are kept: another comparison asks only what is new.
+    """
+    from charforge import compare as comparing
+    from charforge import judge, pipeline
+    from charforge.errors import did_you_mean
+    from charforge.evaluate.suites import presets
+    from charforge.report import terminal
+    from charforge.store import write_atomic
+
+    if strict and not fail_on_regression:
+        raise UserError("--strict says when --fail-on-regression fails", hint="give both")
+    if preset not in presets():
+        raise UserError(f"no preset {preset!r}{did_you_mean(preset, presets())}")
+    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+        raise UserError("the page can not be written there", place=str(html), hint="--html takes a file in a folder")
+    place = _store(store)
+    found, measuring = comparing.contestants(place, contestants, by)
+    bounds = comparing.margins(measuring.recipe, margin)
+    key = measuring.calibration
+    if key is None or not place.artifact(judge.NAME, key).finished:
+        key = None
+    everything = comparing.sources(found, (measuring.constitution, measuring.recipe))
+    plan = pipeline.plan_comparison(
+        measuring.constitution,
+        measuring.recipe,
+        [contestant.as_dict() for contestant in found],
+        calibration=key,
+        limit=limit,
+        leave_out=comparing.seen(place, found, comparing.asked(everything, ())[0]),
+        margins=bounds.model_dump(mode="json"),
+        preset=preset if with_retention else None,
+        retained=None if with_retention else comparing.retained(place, found),
+        command=_command(found, by, limit, preset if with_retention else None, margin),
+    )
+    with terminal.display(plan) as display:
+        pipeline.run(plan, place, display)
+    last = plan.stages[-1]
+    folder = place.artifact(last.name, last.key).directory
+    data: dict[str, Any] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    if html is not None:
+        write_atomic(html, (folder / "comparison.html").read_text(encoding="utf-8"))
+    failed = comparing.regressions(data["gates"], strict=strict) if fail_on_regression else []
+    if as_json:
+        typer.echo(json.dumps({**data, "failed": failed, "directory": str(folder)}, ensure_ascii=False))
+    else:
+        terminal.print_comparison(data, folder)
+    for gate in failed:
+        typer.echo(f"regression: {gate['contestant']}: {gate['gate']} {gate['verdict']}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _command(found: list[Any], by: str | None, limit: int | None, preset: str | None, margin: list[str]) -> str:
+    """The command that makes the same comparison again."""
+    words = ["charforge compare", *(contestant.id for contestant in found)]
+    words += [f"--by {by}"] if by else []
+    words += [f"--limit {limit}"] if limit is not None else []
+    words += [f"--retention --preset {preset}"] if preset else []
+    return " ".join([*words, *(f"--margin {text}" for text in margin)])

@@ -1,0 +1,264 @@
+"""comparison.html: what differs between several contestants, beside what was changed in their constitutions.
+
+One file without a network and without a script. All text goes through `visible` once, here, and through Jinja's escaping in
+the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from charforge.compare import CLEAR
+from charforge.evaluate.findings import FLOOR
+from charforge.report import plots
+from charforge.report.html import _label, _recipe, _unbroken, _visible
+
+_FOLDER = Path(__file__).parent
+_GLYPHS = {"base": "○", "middle": "▲", "final": "◆"}
+_SHOWN = 2000
+# Figures of every pair would make the page of many contestants slow to write and long to read.
+_MOST_FIGURES = 2
+VERDICTS = {
+    "held": "✓ held",
+    "lost": "✗ lost",
+    "undecided": "? undecided",
+    FLOOR: "floor",
+    "not measured": "not measured",
+}
+GROUPS = (
+    ("shown", "Changed, and it shows"),
+    ("silent", "Changed, and nothing shows"),
+    ("moved", "Untouched, and moved"),
+)
+
+
+def page(data: dict[str, Any]) -> str:
+    """The comparison as one HTML file, from the data of comparison.json."""
+    clean = _visible(data)
+    arms = _arms(clean)
+    pairs = [_pair(clean, arms, number, label) for number, label in enumerate(list(arms)[1:])]
+    return _template().render(
+        r=clean,
+        arms=list(arms.values()),
+        first=next(iter(arms.values())),
+        titles={trait["id"]: trait["title"] for trait in clean["traits"]},
+        summary=summary(clean),
+        pairs=pairs,
+        strengths=_strengths(clean),
+        levels=_levels(clean, list(arms)),
+        groups=GROUPS,
+        recipe=_recipe(data["provenance"]["recipe"]),
+        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "label": _label, "unbroken": _unbroken, "text": text, "small": _small, "p": _p, "cut": _cut, "clear": clear,
+        "verdict": lambda verdict: VERDICTS[verdict],
+    }  # fmt: skip
+    return environment.get_template("comparison.html.jinja")
+
+
+def _arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The contestants with the role that gives each its shape and colour: the first is what the others are held against."""
+    found = data["contestants"]
+    arms = {}
+    for place, contestant in enumerate(found):
+        role = "base" if place == 0 else "final" if place == len(found) - 1 else "middle"
+        named = {"id": contestant["label"], "reference": contestant["id"]}
+        arms[contestant["label"]] = {**contestant, **named, "role": role, "glyph": _GLYPHS[role]}
+    return arms
+
+
+def text(number: Mapping[str, Any] | None, *, signed: bool = False) -> str:
+    """`0.93 [0.88, 0.96]`, a difference with its sign; why there is none where nothing was measured."""
+    if number is None or number["value"] is None:
+        return "not measured"
+    shown = plots.interval({"low": None, "high": None, **number})
+    return f"+{shown}" if signed and number["value"] >= 0.005 else shown
+
+
+def clear(change: Mapping[str, Any]) -> bool:
+    """Whether the adjusted p of a difference says that there is one."""
+    return change["adjusted"] is not None and change["adjusted"] < CLEAR
+
+
+def _small(value: float | None) -> str:
+    return "–" if value is None else plots.fixed(value, 3 if abs(value) < 0.1 else 2)
+
+
+def _p(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else _small(value)
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}… ({len(words) - _SHOWN} more characters in rows.jsonl)"
+
+
+def _pair(data: dict[str, Any], arms: Mapping[str, Any], number: int, label: str) -> dict[str, Any]:
+    """All that the page shows of one contestant against the first."""
+    changes = [change for change in data["changes"] if change["contestant"] == label]
+    effect = next(found for found in data["constitutions"] if found["contestant"] == label)
+    told = {row["trait"]: name for name, _ in GROUPS[:2] for row in effect[name]}
+    wins = [win for win in data["wins"] if win["contestant"] == label]
+    levels = {(n["contestant"], n["measure"]): n for n in data["levels"] if n["trait"] is None}
+    traits = [
+        {
+            "id": trait["id"],
+            "title": trait["title"],
+            "differs": trait["differs"],
+            "measured_by": trait["measured_by"],
+            "changed": trait["id"] in told,
+            "changes": [change for change in changes if change["trait"] == trait["id"]],
+            "wins": [win for win in wins if win["trait"] == trait["id"]],
+        }
+        for trait in data["traits"]
+    ]
+    return {
+        "id": f"pair-{number + 1}",
+        "arm": arms[label],
+        "overall": [
+            (change, *(levels.get((who, change["measure"])) for who in (next(iter(arms)), label)))
+            for change in changes
+            if change["trait"] is None
+        ],
+        "wins": [win for win in wins if win["trait"] is None],
+        "traits": traits,
+        "gates": [gate for gate in data["gates"] if gate["contestant"] == label],
+        "effect": effect,
+        "forest": _forest(number, label, traits) if len(arms) - 1 <= _MOST_FIGURES else None,
+    }
+
+
+def _forest(number: int, label: str, traits: Sequence[Mapping[str, Any]]) -> Markup | None:
+    rows = [
+        (trait["title"], change)
+        for trait in traits
+        for change in trait["changes"]
+        if change["measure"] == "markers" and change["value"] is not None
+    ]
+    if not rows:
+        return None
+    figure = plots.forest(
+        f"traits-{number}",
+        f"Change of the share of each trait's markers, {label} against the first, with 95% intervals. The table below "
+        "holds the numbers.",
+        rows,
+        axis="change of the share of markers; 0: no difference",
+        reference=0.0,
+        limits=(-1.0, 1.0),
+        total=False,
+    )
+    return Markup(figure)  # noqa: S704
+
+
+def _strengths(data: dict[str, Any]) -> Markup | None:
+    found = data["strengths"]
+    if not found:
+        return None
+    known = [item for item in found["items"] if item["value"] is not None]
+    if not known:
+        return None
+    ends = [abs(item[end]) for item in known for end in ("value", "low", "high") if item[end] is not None]
+    most = max(1.0, *ends) * 1.05
+    rows = [(item["contestant"], {**item, "n": found["comparisons"]}) for item in known]
+    figure = plots.forest(
+        "strengths",
+        "Bradley-Terry strength of each contestant, with 95% intervals.",
+        rows,
+        axis="strength in log odds; the mean is 0",
+        reference=0.0,
+        limits=(-most, most),
+        total=False,
+    )
+    return Markup(figure)  # noqa: S704
+
+
+def _levels(data: dict[str, Any], labels: Sequence[str]) -> list[tuple[str, str | None, list[Any]]]:
+    """(measure, trait, the number of each contestant)."""
+    found: dict[tuple[str, str | None], dict[str, Any]] = {}
+    for number in data["levels"]:
+        found.setdefault((number["measure"], number["trait"]), {})[number["contestant"]] = number
+    return [(*name, [numbers.get(label) for label in labels]) for name, numbers in found.items()]
+
+
+# --- the summary ------------------------------------------------------------------------------------------------------
+
+
+def summary(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The findings in plain words, one contestant after the other; what does not show is said as well."""
+    first = data["contestants"][0]["label"]
+    titles = {trait["id"]: trait["title"] for trait in data["traits"]}
+    result = []
+    for contestant in data["contestants"][1:]:
+        label = contestant["label"]
+        changes = [c for c in data["changes"] if c["contestant"] == label]
+        told = [*_on_changes(changes, titles), *_on_wins(data, label, first)]
+        effect = next(found for found in data["constitutions"] if found["contestant"] == label)
+        told += [*_on_effect(effect), *_on_gates(g for g in data["gates"] if g["contestant"] == label)]
+        result.append((f"{label} against {first}", told))
+    return result
+
+
+def _on_changes(changes: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Iterable[str]:
+    moved = [c for c in changes if clear(c)]
+    if not moved:
+        tested = sum(c["p"] is not None for c in changes)
+        yield f"Of {tested} differences none is clear."
+        return
+    overall = [f"{c['measure']} {text(c, signed=True)}" for c in moved if c["trait"] is None]
+    if overall:
+        yield f"Clear over all prompts: {'; '.join(overall)}."
+    traits = [
+        f"{titles.get(c['trait'], c['trait'])} ({c['measure']}) {text(c, signed=True)}"
+        for c in moved
+        if c["trait"] is not None
+    ]
+    yield f"Clear in traits: {'; '.join(traits)}." if traits else "In no single trait is a difference clear."
+
+
+def _on_wins(data: Mapping[str, Any], label: str, first: str) -> Iterable[str]:
+    for win in data["wins"]:
+        if win["contestant"] == label and win["trait"] is None and win["value"] is not None:
+            kind = win["judge"].replace("_", " ")
+            yield f"The {kind} judge finds it more in character than {first} in {text(win)} of draws; 0.5 is no difference."
+
+
+def _on_effect(effect: Mapping[str, Any]) -> Iterable[str]:
+    if effect["why"]:
+        return
+    if not (effect["whole"] or effect["shown"] or effect["silent"]):
+        yield "Their constitutions say the same."
+    for name, heading in GROUPS:
+        if effect[name]:
+            yield f"{heading}: {', '.join(row['title'] for row in effect[name])}."
+
+
+def _on_gates(gates: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    found: dict[str, list[str]] = {}
+    for gate in gates:
+        found.setdefault(gate["verdict"], []).append(gate["gate"])
+    words = {
+        "lost": "Lost",
+        "undecided": "Undecided, which is not passed",
+        "held": "Held",
+        FLOOR: "At the floor, nothing to lose",
+    }
+    for verdict, heading in words.items():
+        if verdict in found:
+            yield f"{heading}: {', '.join(found[verdict])}."

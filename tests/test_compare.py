@@ -1,0 +1,654 @@
+"""Comparisons: planted changes come out and nothing else does, gates decide, and contestants are asked alike."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from charforge import characters, compare, pipeline
+from charforge.constitution import Constitution, parse
+from charforge.data import contexts
+from charforge.errors import UserError
+from charforge.evaluate import suites
+from charforge.recipe import Margins, Recipe
+from charforge.report import comparison
+from charforge.store import Store, read_rows, write_rows
+from tests.conftest import BANK, SMALL, run_cli
+from tests.test_registry import character, made, version
+from tests.test_report import Page
+
+TRAITS = """
+## Values
+
+### Names things
+
+I name the thing. A name helps.
+
+#### Examples
+
+> **User:** What is this?
+>
+> **Pip:** A thing. Shall we name it?
+
+#### Probes
+
+- What is on the shelf?
+
+#### Markers
+
+- speaks to you
+
+### Keeps short
+
+I keep it short. Time is dear.
+
+#### Examples
+
+> **User:** Tell me all.
+>
+> **Pip:** No. Why?
+
+#### Probes
+
+- What is all of it?
+
+#### Markers
+
+- at most 9 words
+"""
+
+
+def constitution(text: str = SMALL + TRAITS) -> Constitution:
+    return parse(text, Path("pip.md"))
+
+
+PIP = constitution()
+FOUND = compare.definitions([PIP])
+PLACES = [
+    ("asks-back", "probe"), ("names-things", "probe"), ("keeps-short", "probe"), ("asks-back", "general"),
+    ("forges-nothing", "boundary"), ("forges-nothing", "look-alike"),
+]  # fmt: skip
+
+
+def planted(
+    label: str,
+    seed: int,
+    *,
+    prompts: int = 120,
+    shows: Mapping[str, float] | None = None,
+    declined: Mapping[str, float] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Annotated rows of a contestant whose traits show at these rates; two draws of each prompt."""
+    draw = random.Random(f"{label} {seed}")
+    rates = {"asks-back": 0.7, "names-things": 0.5, "keeps-short": 0.5, "forges-nothing": 0.8, **(shows or {})}
+    refuses = {"boundary": 0.8, "look-alike": 0.1, **(declined or {})}
+    rows = []
+    for number in range(prompts):
+        trait, kind = PLACES[number % len(PLACES)]
+        for sample in range(2):
+            applying = {"asks-back", *([trait] if kind != "look-alike" else [])}
+            seen = {t: float(draw.random() < rates[t]) for t in sorted(applying)}
+            rows.append(
+                {
+                    "contestant": label, "base": f"b{number}", "prompt": f"Prompt {number}?", "sample": sample,
+                    "trait": trait, "kind": kind, "context": None, "text": f"Reply {number} {sample} of {label}.",
+                    "share": seen["asks-back"], "held": seen["asks-back"], "traits": seen,
+                    "markers": {f"marker of {t}": bool(v) for t, v in seen.items()}, "outcome": None,
+                    "declined": float(draw.random() < refuses[kind]) if kind in refuses else None,
+                    "fluency": draw.gauss(-2.0, 0.3), "repetition": min(1.0, abs(draw.gauss(0.05, 0.03))),
+                    "scores": {"likelihood_ratio": draw.gauss((scores or {}).get(trait, 0.0), 0.2)},
+                }
+            )  # fmt: skip
+    return rows
+
+
+def reading(*groups: list[dict[str, Any]], bounds: Margins | None = None) -> dict[str, Any]:
+    labels = [group[0]["contestant"] for group in groups]
+    rows = [row for group in groups for row in group]
+    return compare.read(rows, labels, FOUND, ["likelihood_ratio"], bounds or Margins())
+
+
+def clear(data: dict[str, Any]) -> set[tuple[str, str | None]]:
+    return {(c["measure"], c["trait"]) for c in data["changes"] if comparison.clear(c)}
+
+
+# --- planted truths -----------------------------------------------------------------------------------------------------
+
+
+def test_a_planted_change_is_found_where_it_is_and_nowhere_else() -> None:
+    data = reading(planted("a", 1), planted("b", 1, shows={"names-things": 1.0}))
+    assert clear(data) == {("markers", "names-things")}
+    (found,) = [c for c in data["changes"] if (c["measure"], c["trait"]) == ("markers", "names-things")]
+    assert 0.3 < found["value"] < 0.7 and 0 < found["low"] < found["value"] < found["high"] and found["effect"] > 0.8
+    assert 0 < found["detectable"] < found["value"] and found["p"] <= found["adjusted"] < 0.01
+    by_judge = reading(planted("a", 2), planted("b", 2, scores={"keeps-short": 0.6}))
+    assert ("judge: likelihood ratio", "keeps-short") in clear(by_judge)
+    assert not [trait for _, trait in clear(by_judge) if trait not in (None, "keeps-short")]
+    wins = {w["trait"]: w for w in by_judge["wins"]}
+    assert wins["keeps-short"]["low"] > 0.8 and wins["names-things"]["low"] < 0.5 < wins["names-things"]["high"]
+
+
+def test_a_null_pair_is_seldom_called_different() -> None:
+    """Two hundred pairs of the same character: any adjusted p below .05 in about one of twenty, and every label swapped
+    says the same with the other sign."""
+    asked = compare.measures(FOUND, ["likelihood_ratio"])
+    pairs = [{label: planted(label, n, prompts=72) for label in "ab"} for n in range(200)]
+    alarms = sum(any(comparison.clear(c) for c in compare.differences(pair, asked)) for pair in pairs)
+    assert alarms / 200 <= 0.08, alarms
+    a, b = planted("a", 3), planted("b", 3)
+    one, other = reading(a, b)["changes"], reading(b, a)["changes"]
+    for x, y in zip(one, other, strict=True):
+        assert x["value"] is None or x["value"] == pytest.approx(-y["value"])
+        assert x["p"] == y["p"]
+
+
+def test_the_text_beside_the_behaviour() -> None:
+    """A trait that was changed and moved, one that was changed and did not, one that moved though nobody touched it."""
+    text = SMALL + TRAITS
+    after = constitution(
+        text.replace("A name helps.", "A name is half of the help.").replace("I offer an honest one.", "Never.")
+        .replace("I say so and offer an honest one.", "I say so.")
+    )  # fmt: skip
+    data = reading(planted("a", 4), planted("b", 4, shows={"names-things": 1.0, "keeps-short": 0.0}))
+    found = compare.effects(PIP, after, data["changes"], "b")
+    assert [row["trait"] for row in found["shown"]] == ["names-things"]
+    assert [row["trait"] for row in found["silent"]] == ["forges-nothing"]
+    assert [row["trait"] for row in found["moved"]] == ["keeps-short"]
+    assert found["silent"][0]["detectable"]["measure"] == "markers" and found["silent"][0]["detectable"]["value"] > 0
+    (told,) = found["shown"][0]["changes"]
+    assert told["what"] == "prose" and ["out", "helps."] in told["words"]
+    bare = compare.effects(None, after, data["changes"], "b")
+    assert bare["why"] and not bare["moved"]
+    gone = compare.effects(constitution(), constitution(SMALL), data["changes"], "b")
+    assert {row["changes"][0]["what"] for row in gone["shown"]} == {"the trait is gone"}
+
+
+def test_differences_without_spread_claim_nothing() -> None:
+    a = planted("a", 5)
+    b = [{**row, "contestant": "b"} for row in a]
+    data = reading(a, b)
+    assert not clear(data)
+    for c in data["changes"]:
+        if c["value"] is not None:
+            assert c["value"] == 0 and c["effect"] is None and c["detectable"] is None and c["p"] == 1
+            assert (c["low"] is None) == (not c["share"]), c
+    assert all(win["value"] == 0.5 for win in data["wins"] if win["value"] is not None)
+    assert data["most_changed"] == []
+    found = compare.effects(PIP, constitution((SMALL + TRAITS).replace("Time is dear.", "So.")), data["changes"], "b")
+    # Twenty prompts without a difference: up to 3 of 20 may differ unseen.
+    assert found["silent"][0]["detectable"] == {"measure": "markers", "value": pytest.approx(3 / 20)}
+
+
+def test_what_can_not_be_read_is_counted_and_not_scored() -> None:
+    a, b = planted("a", 6), planted("b", 6)
+    for row in b:
+        row.update(share=None, traits=dict.fromkeys(row["traits"]), declined=None, fluency=None, repetition=None)
+        row.update(scores={"likelihood_ratio": None}, markers={})
+    data = reading(a, b)
+    assert all(c["value"] is None and c["why"] and c["p"] is None for c in data["changes"])
+    assert {c["unscored"] for c in data["changes"] if c["measure"] == "share of the voice"} == {240}
+    assert {win["value"] for win in data["wins"]} == {None} and data["most_changed"] == []
+    assert not [gate for gate in data["gates"] if gate["verdict"] == "held"]
+
+
+# --- several ------------------------------------------------------------------------------------------------------------
+
+
+def test_several_are_ranked_and_the_first_is_the_baseline() -> None:
+    every = dict.fromkeys(["asks-back", "names-things", "keeps-short", "forges-nothing"], 0.0)
+    weak, strong = dict.fromkeys(every, -0.3), dict.fromkeys(every, 0.3)
+    data = reading(planted("a", 7), planted("weak", 7, scores=weak), planted("strong", 7, scores=strong))
+    order = {item["contestant"]: item for item in data["strengths"]["items"]}
+    assert order["weak"]["high"] < order["a"]["low"] and order["a"]["high"] < order["strong"]["low"]
+    assert {c["against"] for c in data["changes"]} == {"a"}
+    assert reading(planted("a", 7), planted("b", 7))["strengths"] is None
+
+
+def test_ten_are_read_in_seconds() -> None:
+    groups = [planted(f"c{n}", n, prompts=200) for n in range(10)]
+    start = time.monotonic()
+    data = reading(*groups)
+    assert time.monotonic() - start < 5
+    assert len(data["strengths"]["items"]) == 10 and len({c["contestant"] for c in data["changes"]}) == 9
+
+
+# --- gates --------------------------------------------------------------------------------------------------------------
+
+
+def verdicts(data: dict[str, Any]) -> dict[str, str]:
+    return {gate["gate"]: gate["verdict"] for gate in data["gates"]}
+
+
+def test_gates_decide() -> None:
+    steady = {"boundary": 1.0, "look-alike": 0.0}
+    a = planted("a", 8, prompts=600, declined=steady)
+    held = reading(a, planted("b", 8, prompts=600, declined=steady))
+    assert verdicts(held) == dict.fromkeys(("refusals", "over-refusals", "fluency", "repetition"), "held")
+    lost = reading(a, planted("b", 8, prompts=600, declined={"boundary": 0.3, "look-alike": 0.6}))
+    assert verdicts(lost)["refusals"] == verdicts(lost)["over-refusals"] == "lost"
+    assert {gate["gate"] for gate in compare.regressions(lost["gates"])} == {"refusals", "over-refusals"}
+    few = reading(planted("a", 8, prompts=30), planted("b", 8, prompts=30))
+    assert verdicts(few)["refusals"] == "undecided"
+    assert not compare.regressions(few["gates"]) and compare.regressions(few["gates"], strict=True)
+    why = next(gate["why"] for gate in few["gates"] if gate["gate"] == "refusals")
+    assert "5 prompts can show a loss of" in why
+    never = reading(planted("a", 8, declined={"boundary": 0.0}), planted("b", 8, declined={"boundary": 0.0}))
+    assert verdicts(never)["refusals"] == "floor"
+    assert next(gate for gate in never["gates"] if gate["gate"] == "refusals")["holm"] is None
+    assert "refusals" not in {gate["gate"] for gate in compare.regressions(never["gates"], strict=True)}
+    # The verdict is the margin's, not the data's alone.
+    b = planted("b", 8, prompts=600, declined={"boundary": 0.9, "look-alike": 0.0})
+    assert verdicts(reading(a, b, bounds=Margins(refusals=0.3)))["refusals"] == "held"
+    assert verdicts(reading(a, b, bounds=Margins(refusals=0.01)))["refusals"] == "lost"
+
+
+def test_replies_that_became_unreadable_are_no_proof() -> None:
+    steady = {"boundary": 1.0, "look-alike": 0.0}
+    a, b = (planted(label, 9, prompts=600, declined=steady) for label in "ab")
+    for number, row in enumerate(b):
+        if row["kind"] == "boundary" and number % 4:
+            row["declined"] = None
+    gate = next(gate for gate in reading(a, b)["gates"] if gate["gate"] == "refusals")
+    assert gate["verdict"] == "undecided" and gate["unread"] > 50 and gate["change"] == 0
+    assert "can not now" in gate["why"]
+
+
+def test_margins_come_from_the_recipe_and_the_command_line() -> None:
+    recipe = Recipe.model_validate(
+        {"constitution": "x", "model": "m", "evaluation": {"margins": {"refusals": 0.02, "fluency": 0.5}}}
+    )
+    found = compare.margins(recipe, ["fluency=0.3"])
+    assert (found.refusals, found.fluency, found.repetition, found.retention) == (0.02, 0.3, 0.1, None)
+    for text, said in (
+        ("refusal=0.1", "did you mean 'refusals'"),
+        ("refusals=2", "less than 1"),
+        ("fluency", "number"),
+    ):
+        with pytest.raises(UserError, match=said):
+            compare.margins(recipe, [text])
+
+
+# --- the most changed ---------------------------------------------------------------------------------------------------
+
+
+def test_the_most_changed_are_chosen_by_rule() -> None:
+    a, b = planted("a", 10), planted("b", 10)
+    data = reading(a, b)
+    chosen = data["most_changed"]
+    assert len(chosen) == 10 == len({item["prompt"] for item in chosen})
+    sizes = [abs(item["difference"]) for item in chosen]
+    assert sizes == sorted(sizes, reverse=True)
+    pairs = {(x["prompt"], x["sample"]): abs(y["scores"]["likelihood_ratio"] - x["scores"]["likelihood_ratio"])
+             for x, y in zip(a, b, strict=True)}  # fmt: skip
+    best = {prompt: max(d for (p, _), d in pairs.items() if p == prompt) for prompt, _ in pairs}
+    assert sizes == pytest.approx(sorted(best.values(), reverse=True)[:10], abs=1e-3)
+    assert [reply["contestant"] for reply in chosen[0]["replies"]] == ["a", "b"]
+    # Without a judge by the markers; of equal differences the hash of the prompt decides, whatever the order of the rows.
+    one = compare.most_changed({"a": a, "b": b}, None)
+    other = compare.most_changed({"a": a[::-1], "b": b[::-1]}, None)
+    assert [item["prompt"] for item in one] == [item["prompt"] for item in other]
+    assert {item["rule"] for item in one} == {"share of markers"}
+
+
+# --- what is asked ------------------------------------------------------------------------------------------------------
+
+
+def test_a_reply_is_read_by_the_measuring_constitution() -> None:
+    longer = constitution(
+        SMALL.replace("- no lists", "- no lists\n- at most 3 words").replace("1.0.0", "1.1.0") + TRAITS
+    )
+    found = compare.definitions([constitution(SMALL), longer])
+    by_id = {d.trait.id: d for d in found}
+    assert by_id["asks-back"].reference == "pip@1.0.0" and by_id["asks-back"].differs
+    assert by_id["names-things"].reference == "pip@1.1.0" and not by_id["names-things"].differs
+    common = {"prompt": "Forge it.", "context": "boundary", "sample": 0}
+    rows: list[dict[str, Any]] = [
+        {**common, "trait": "forges-nothing", "kind": "boundary", "text": "I leave that alone, friend. May I help?"},
+        {**common, "trait": "forges-nothing", "kind": "boundary", "text": "Dear friend, here it is, all forged."},
+        {**common, "trait": "forges-nothing", "kind": "look-alike", "text": "I cannot help with that."},
+        {
+            **common,
+            "trait": "names-things",
+            "kind": "probe",
+            "text": "A shelf is there for you.\n- one",
+            "context": None,
+        },
+        {**common, "trait": "names-things", "kind": "probe", "text": " ", "context": None},
+    ]
+    compare.annotate(rows, constitution(SMALL), found)
+    kept, complied, over, probe, empty = rows
+    assert kept["traits"] == {"asks-back": 1.0, "forges-nothing": 1.0} and kept["outcome"] == "in character"
+    assert complied["declined"] == 0.0 and complied["share"] == 0.5 and complied["traits"]["forges-nothing"] == 0.0
+    assert over["declined"] == 1.0 and over["outcome"] == "declined" and set(over["traits"]) == {"asks-back"}
+    assert probe["traits"] == {"asks-back": 0.0, "names-things": 1.0} and probe["declined"] is None
+    assert empty["traits"] == {"asks-back": None, "names-things": None} and empty["share"] is None
+
+
+def recipe(folder: Path) -> Recipe:
+    (folder / "bank.yaml").write_text(BANK, encoding="utf-8")
+    data = {"constitution": "pip.md", "model": "builtin:smollm2-135m-instruct"}
+    return Recipe.model_validate({**data, "scenarios": {"bank": str(folder / "bank.yaml")}})
+
+
+def test_a_prompt_that_one_was_trained_on_is_left_out(tmp_path: Path) -> None:
+    own = recipe(tmp_path)
+    prompts, left_out = compare.asked([(PIP, own)], [(PIP, own)])
+    assert prompts and not left_out and len({row["base"] for row in prompts}) == len(prompts)
+    stolen = next(row["prompt"] for row in prompts if row["trait"] == "asks-back" and row["kind"] == "probe")
+    # Another version has it as an example, in other letters, so that was shown to its model.
+    versions = [
+        constitution(SMALL.replace(e.prompt[-1]["content"], stolen.upper().replace("?", "")) + TRAITS)
+        for e in PIP.trait("asks-back").examples
+    ]
+    other = next(v for v in versions if any(stolen.upper().startswith(e.prompt[-1]["content"])
+                 for e in contexts.split_examples(v.trait("asks-back"), own.judge.heldout_examples)[0]))  # fmt: skip
+    again, gone = compare.asked([(PIP, own)], [(PIP, own), (other, own)])
+    assert stolen in gone and stolen not in {row["prompt"] for row in again}
+    # A training prompt of the other is no held-out prompt of this comparison either, and each is asked once.
+    elsewhere = own.model_copy(update={"scenarios": own.scenarios.model_copy(update={"heldout": 0.9})})
+    both, gone = compare.asked([(PIP, own), (PIP, elsewhere)], [(PIP, own), (PIP, elsewhere)])
+    assert gone and len({row["prompt"] for row in both}) == len(both)
+    assert compare.asked([(PIP, own)], [], seen=[stolen])[1] == [stolen]
+    few = compare.limited(prompts, 1)
+    places = [(row["trait"], row["kind"]) for row in few]
+    assert len(places) == len(set(places)) and set(places) == {(row["trait"], row["kind"]) for row in prompts}
+
+
+def test_what_the_teacher_wrote_is_seen_too(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    entry = character(store)
+    found, _ = compare.contestants(store, ["pip@1.0.0", "model:builtin:smollm2-135m-instruct"])
+    written = {"prompt": [{"role": "user", "content": "Where do snails go in winter"}], "completion": []}
+    folder = store.artifact("preferences", entry.manifest["inputs"]["preferences"]).directory
+    prompts = [{"prompt": "Where do snails go in winter?"}, {"prompt": "Who made you?"}]
+    write_rows(folder / "pairs.jsonl", [])
+    assert compare.seen(store, found, prompts) == []
+    write_rows(folder / "pairs.jsonl", [written])
+    assert compare.seen(store, found, prompts) == ["Where do snails go in winter?"]
+
+
+def test_who_is_meant(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first, second = character(store), character(store, version("1.1.0"))
+    again = character(store, seed=3)
+    base = "model:builtin:smollm2-135m-instruct"
+    found, by = compare.contestants(store, [first.id, again.id, base, "prompt:pip@1.1.0", "pip@1.1.0"])
+    assert by.key == second.key and len({c.digest for c in found}) == 5
+    assert [c.label for c in found] == [first.id, again.id, base, "prompt:pip@1.1.0", "pip@1.1.0"]
+    assert found[2].weights.label == found[3].weights.label and found[2].system is None
+    assert found[3].system is not None and "I am Pip" in found[3].system
+    assert compare.contestants(store, [first.id, base])[1].key == first.key
+    assert compare.contestants(store, [base, "prompt:pip@1.1.0"], by="pip@1.0.0")[1].key == again.key
+    for words, said in (
+        (["pip"], "two or more"),
+        ([base, "prompt:pip"], "--by"),
+        (["pip@1.1.0", f"pip@1.1.0/{second.build}"], "are the same"),
+        (["pip@1.1.0", "pip@1.2.0"], r"did you mean 'pip@1\.1\.0'"),
+        (["pip@1.1.0", "model:"], "names no model"),
+        (["pip@1.1.0", "model:builtin:smollm3"], "unknown builtin model"),
+        (["pip@1.1.0", "prompt:pap"], "no trained character 'pap'"),
+    ):
+        with pytest.raises(UserError) as error:
+            compare.contestants(store, words)
+        assert re.search(said, str(error.value)), error.value
+    for each in found:
+        assert compare.Contestant.read(json.loads(json.dumps(each.as_dict()))) == each
+
+
+def planned(store: Store, *texts: str, limit: int | None = None) -> pipeline.Plan:
+    found, by = compare.contestants(store, texts)
+    contestants = [c.as_dict() for c in found]
+    return pipeline.plan_comparison(by.constitution, by.recipe, contestants, limit=limit)
+
+
+def test_replies_are_named_by_who_says_them(tmp_path: Path) -> None:
+    """Another opponent leaves the artifact of a contestant as it is; another constitution to tell is another contestant."""
+    store = Store(tmp_path / "store")
+    character(store), character(store, seed=1), character(store, version("1.1.0"))
+    base = "model:builtin:smollm2-135m-instruct"
+
+    def stage(plan: pipeline.Plan, place: int) -> Any:
+        return plan.stages[place]
+
+    one, other = planned(store, base, "pip@1.1.0"), planned(store, "prompt:pip@1.1.0", "pip@1.1.0")
+    assert stage(one, 1).key == stage(other, 1).key and stage(one, 0).key != stage(other, 0).key
+    smaller = planned(store, base, "pip@1.1.0", limit=1)
+    assert stage(smaller, 0).name == stage(one, 0).name and stage(smaller, 0).key != stage(one, 0).key
+    swapped = planned(store, "pip@1.1.0", base)
+    assert {s.key for s in swapped.stages[:2]} == {s.key for s in one.stages[:2]}
+    assert swapped.stages[-1].key != one.stages[-1].key
+    # A prompt's trait is whose it is in this comparison: the row must be found by another that sees it otherwise.
+    work = SimpleNamespace(recipe=one.recipe, stage=one.stages[1])
+    (request, _), *_ = one.stages[1].run._requests(cast("Any", work))  # type: ignore[attr-defined]
+    assert set(request.about) == {"base", "prompt", "kind", "sample"}
+    plan = pipeline.PLANS["comparison"](one.constitution, one.recipe, **json.loads(json.dumps(one.options)))
+    assert [s.key for s in plan.stages] == [s.key for s in one.stages]
+
+
+def test_answers_of_an_evaluation_are_used_where_all_were_asked_alike(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    entries = [character(store), character(store, version("1.1.0"))]
+    found, _ = compare.contestants(store, ["pip@1.0.0", "pip@1.1.0"])
+    suite = suites.load("retention")
+
+    def evaluated(place: int, asked: str) -> dict[str, tuple[str, str]]:
+        about = {"suite": [suite.name, suite.version, suite.measure], "student": found[place].weights.identity}
+        trained = {"trained": store.artifact("character", entries[place].key)}
+        parts = {}
+        for part in ("", "-weighed"):
+            artifact = made(store, f"retention-trained{part}", {**about, "arm": "trained", "asked": asked}, trained)
+            parts[part] = (artifact.stage, artifact.key)
+        return parts
+
+    first = evaluated(0, "few")
+    assert compare.retained(store, found) is None
+    evaluated(1, "many")
+    assert compare.retained(store, found) is None, "they were asked different questions"
+    second = evaluated(1, "few")
+    assert compare.retained(store, found) == {"pip@1.0.0": first, "pip@1.1.0": second}
+
+
+def test_a_margin_makes_no_other_character(tmp_path: Path) -> None:
+    own = recipe(tmp_path)
+    wide = own.model_copy(update={"evaluation": own.evaluation.model_copy(update={"margins": Margins(refusals=0.5)})})
+    (tmp_path / "pip.md").write_text(SMALL, encoding="utf-8")
+    plans = [pipeline.plan(parse(SMALL, tmp_path / "pip.md"), each) for each in (own, wide)]
+    assert [s.key for s in plans[0].stages] == [s.key for s in plans[1].stages]
+    assert characters.settings(wide)["evaluation"]["margins"]["refusals"] == 0.5
+
+
+# --- what can not be compared --------------------------------------------------------------------------------------------
+
+
+FACT = {
+    "label": "a", "base": {"gguf": "1"}, "title": "Small", "template": "own", "method": "lora", "sharded": False,
+    "engine": "vllm", "judges": {"kind": "likelihood_ratio"}, "sampling": {"temperature": 0.7},
+    "made_with": {"torch": "2.1"}, "drawn_with": {"torch": "2.1"}, "drawn_by": {"engine": "vllm"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("base", {"gguf": "2"}, "base models differ: Small (a); Large (b)"),
+        ("template", "f" * 64, "chat templates differ: own (a); sha256 ffffffffffff (b)"),
+        ("method", "full", "lora (a); full (b)"),
+        ("sharded", True, "precision"),
+        ("engine", "scripted", "vllm (a); scripted (b)"),
+        ("judges", {"kind": "pairwise"}, "judges"),
+        ("sampling", {"temperature": 0.0}, "temperature 0.7 (a); temperature 0.0 (b)"),
+        ("made_with", {"torch": "2.2"}, "trained with different versions of libraries: torch 2.1 (a); torch 2.2 (b)"),
+        ("drawn_with", {"torch": "2.2"}, "drawn with different versions"),
+        ("drawn_by", {"engine": "vllm", "device": "cuda"}, "drawn by different engines"),
+    ],
+)
+def test_what_differs_besides_is_said(name: str, value: Any, said: str) -> None:
+    other = {**FACT, "label": "b"}
+    assert compare.warnings([FACT, other]) == []
+    title = {"title": "Large"} if name == "base" else {}
+    (warning,) = compare.warnings([FACT, {**other, **title, name: value}])
+    assert said in warning
+    assert compare.warnings([FACT, {**other, name: None}]) == []
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------
+
+NASTY = "<script>alert(1)</script> \x1b[31mred\x1b[0m a\u202eb & 'quoted' \"twice\" {{ 7 * 7 }}"
+
+
+def example(*labels: str) -> dict[str, Any]:
+    groups = [planted(label, 11, shows={"names-things": n / 2}) for n, label in enumerate(labels)]
+    data = reading(*groups)
+    after = constitution((SMALL + TRAITS).replace("A name helps.", f"A name helps. {NASTY}"))
+    return {
+        "schema": 1,
+        "contestants": [
+            {"label": label, "kind": "character", "id": f"{label}/1", "title": "a trained character", "model": "Small",
+             "method": "lora", "summary": NASTY}
+            for label in labels
+        ],
+        "measured_by": "pip@1.0.0", "engine": "vllm",
+        "judges": [{"kind": "likelihood_ratio", "accuracy": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}}],
+        "prompts": {"asked": 120, "samples": 2, "left_out": [NASTY]},
+        "traits": [{"id": d.trait.id, "title": d.trait.title, "section": "Voice", "measured_by": "pip", "differs": True}
+                   for d in FOUND],
+        "warnings": [NASTY],
+        "provenance": {"command": f"charforge compare {NASTY}", "keys": {"replies:a": "ab"}, "margins": {"refusals": 0.1},
+                       "recipe": {"seed": 0}},
+        "constitutions": [
+            {"contestant": label, "against": labels[0], **compare.effects(PIP, after, data["changes"], label)}
+            for label in labels[1:]
+        ],
+        **data,
+    }  # fmt: skip
+
+
+def test_the_page_shows_the_text_beside_the_behaviour() -> None:
+    data = example("a", "b")
+    source = comparison.page(data)
+    page = Page(source)
+    assert source == comparison.page(json.loads(json.dumps(data)))
+    text = re.sub(r"\s+", " ", page.text)
+    assert "b against a" in text and "Changed, and it shows" in text and "Names things" in text
+    assert "Untouched, and moved" in text and "The most changed replies" in text and "undecided" in text
+    assert "http" not in source.replace("http-equiv", "") and "url(" not in source
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_what_they_wrote_can_do_no_harm_on_the_page() -> None:
+    data = example("a", "b", NASTY)
+    for item in data["most_changed"]:
+        item["prompt"] = NASTY
+        item["replies"][1]["text"] = NASTY
+    source = comparison.page(data)
+    assert "<script" not in source and not re.search("[\x1b\u202e]", source)
+    assert "<script>alert(1)</script>" in Page(source).text and "{{ 7 * 7 }}" in Page(source).text
+
+
+def test_a_page_without_numbers_is_one() -> None:
+    data = example("a", "b")
+    for change in data["changes"]:
+        change.update(value=None, low=None, high=None, p=None, adjusted=None, effect=None, detectable=None, why="none")
+    bare = compare.effects(None, PIP, data["changes"], "b")
+    data.update(judges=[], wins=[], gates=[], most_changed=[], levels=[])
+    data["constitutions"] = [{"contestant": "b", "against": "a", **bare}]
+    text = Page(comparison.page(data)).text
+    assert "a bare model has no constitution" in text and "none is clear" in text
+
+
+# --- on the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def versions(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workshop with two versions of a character, of which one trait differs. Not to be changed."""
+    folder = tmp_path_factory.mktemp("versions") / "work"
+    shutil.copytree(prepared, folder, symlinks=True)
+    brief = ["--set", "sft.max_steps=2", "--set", "dpo.enabled=false"]
+    for text in (SMALL, version("1.1.0", "It opens the next door.")):
+        (folder / "pip.md").write_text(text, encoding="utf-8")
+        done = run_cli("train", "recipe.yaml", *brief, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("prepared")
+def test_compare_on_the_command_line(versions: Path, tmp_path: Path, tiny_model: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(versions, folder, symlinks=True)
+
+    def cli(*words: str) -> Any:
+        return run_cli("compare", *words, "--store", "store", cwd=folder)
+
+    model = f"model:{tiny_model}"
+    done = cli(model, "prompt:pip@1.0.0", "pip@1.1.0", "--html", "page.html", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert data["measured_by"] == "pip@1.1.0" and len(data["strengths"]["items"]) == 3
+    labels = [c["label"] for c in data["contestants"]]
+    voice = {c["contestant"]: c["value"] for c in data["changes"] if c["measure"] == "share of the voice"}
+    # The scripted engine asks back with a system message or trained weights, and never without.
+    assert voice == dict.fromkeys(labels[1:], 0.5)
+    rows = read_rows(folder / data["directory"] / "rows.jsonl")
+    assert {row["contestant"] for row in rows} == set(labels) and len(rows) == 3 * 2 * data["prompts"]["asked"]
+    assert {"scores", "fluency", "traits", "markers"} <= set(rows[0])
+    assert any("scripted" in w or "fixed rule" in w for w in data["warnings"])
+    assert "template" not in " ".join(data["warnings"]), "the bare model is the characters' base model"
+    assert (folder / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+    again = cli("pip@1.0.0", "pip@1.1.0")
+    assert again.returncode == 0 and "2 of them kept" not in again.stderr, again.stderr
+    drawn = [line for line in again.stderr.splitlines() if "replies-" in line]
+    assert any("reused" in line for line in drawn), "the replies of pip@1.1.0 to the same prompts are there"
+    assert "Changed, and nothing shows: Asks back (prose)" in again.stdout
+    assert "smallest change that would have been seen" in again.stdout and "comparison.html" in again.stdout
+    start = time.monotonic()
+    third = cli("pip@1.0.0", "pip@1.1.0", "--json")
+    assert third.stderr.count("reused") == 3 and time.monotonic() - start < 5
+
+    # What the bare model says is a little less likely to it: by a small margin that is a regression.
+    worse = cli("pip@1.1.0", model, "--fail-on-regression", "--margin", "fluency=0.01")
+    assert worse.returncode == 1 and "fluency lost" in worse.stderr, worse.stdout
+    assert cli("pip@1.1.0", model).returncode == 0
+    assert cli("pip@1.0.0", "pip@1.1.0", "--fail-on-regression").returncode == 0
+    strict = cli("pip@1.0.0", "pip@1.1.0", "--fail-on-regression", "--strict")
+    assert strict.returncode == 1 and "undecided" in strict.stderr
+    kept = json.loads(run_cli("gc", "--store", "store", "--json", cwd=folder).stdout)["items"]
+    assert not [item for item in kept if "replies" in item["path"] or "compared" in item["path"]]
+
+    for words, said in (
+        (["pip@1.1.0"], "two or more"),
+        (["pip@1.1.0", "pip@1.1.1"], "did you mean"),
+        (["pip@1.1.0", model, "--strict"], "--fail-on-regression"),
+        (["pip@1.1.0", model, "--margin", "refusal=1"], "did you mean 'refusals'"),
+        (["pip@1.1.0", model, "--html", "nowhere/page.html"], "can not be written"),
+        (["pip@1.1.0", model, "--preset", "quik"], "did you mean 'quick'"),
+    ):
+        wrong = cli(*words)
+        assert wrong.returncode == 2 and said in wrong.stderr and "Traceback" not in wrong.stderr, (words, wrong.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("prepared")
+def test_retention_is_asked_once_and_then_used(versions: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(versions, folder, symlinks=True)
+    names = ["pip@1.0.0", "pip@1.1.0", "--store", "store", "--json"]
+    asked = run_cli("compare", *names, "--retention", "--preset", "quick", cwd=folder)
+    assert asked.returncode == 0, asked.stderr
+    gates = {g["gate"] for g in json.loads(asked.stdout)["gates"]}
+    assert {"retention: arithmetic", "retention: facts", "retention: passages"} <= gates
+    again = run_cli("compare", *names, cwd=folder)
+    assert again.returncode == 0 and {g["gate"] for g in json.loads(again.stdout)["gates"]} == gates
+    assert "retention-" not in again.stderr

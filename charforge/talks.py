@@ -1,0 +1,458 @@
+"""Talks: what a person and one or more speakers said to each other, and which replies the person liked better.
+
+A talk is a tree of turns. A turn is what the person said and what every speaker answered, side by side; saying something
+else, or asking for other replies, begins another branch beside it. Each speaker knows only the replies of its own.
+
+A talk is kept as JSON Lines, one event a line and each on disk before the next: who speaks, a turn, a reply, a vote, that
+names were shown. The file is the talk: `STORE/talks/ID.jsonl` and what is shared are the same.
+
+    {"talk": {"id": "9f0c3a52b1d4", "speakers": [...], ...}}
+    {"turn": {"id": "1b8d2e90", "parent": null, "text": "Hello", ...}}
+    {"reply": {"turn": "1b8d2e90", "speaker": "1eac5e9e78d7", "text": "Hello. What brings you here?", ...}}
+    {"vote": {"turn": "1b8d2e90", "best": ["1eac5e9e78d7"], "shown": [...], "blind": true, ...}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from charforge.constitution import Message
+from charforge.errors import Place, UserError
+from charforge.recipe import Sampling
+from charforge.statistics import Estimate, proportion
+from charforge.store import Store, to_line, write_atomic
+
+FOLDER = "talks"
+MOST_BYTES = 8 * 1024 * 1024
+"""A larger talk is not read."""
+LONGEST = 32_000
+"""The longest message, in characters."""
+
+Id = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8,64}\Z")]
+Text = Annotated[str, StringConstraints(max_length=LONGEST)]
+Finish = Literal["stop", "length", "stopped", "late", "failed"]
+"""Why a reply ended: the model was done, as many tokens as asked for, the person stopped it, time was up, an error."""
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Speaker(_Event):
+    """Who answers: a trained character, a bare model, or a model under a character's constitution."""
+
+    id: Id
+    """What it is: the digest of its weights and of what they are told."""
+    kind: Literal["character", "model", "prompt"]
+    label: Text
+    """What it is called."""
+    reference: Text
+    """What names it on the command line, in full."""
+    model: Text
+    """Its base model."""
+    revision: Text | None = None
+    """What pins the base model: its digest or commit."""
+    key: Id | None = None
+    """The key of the character that it is."""
+    told: Text | None = None
+    """What it is told before anything else."""
+
+
+class Turn(_Event):
+    """What the person said, and how replies to it were drawn."""
+
+    id: Id
+    parent: Id | None = None
+    """The turn that it goes on from; None at the beginning."""
+    kind: Literal["chat", "base"] = "chat"
+    """``base``: `text` is a document to go on with, without the chat template and without what was said before."""
+    text: Text
+    system: Text | None = None
+    """The system message from here on: what the person told all speakers."""
+    prefill: Text = ""
+    """The beginning of every reply, put into the speakers' mouths."""
+    sampling: Sampling
+    draw: int = Field(0, ge=0)
+    """Which draw of replies to the same words this is, from 0."""
+    trait: Text | None = None
+    """The trait of which the message is a probe."""
+    made: Text
+    """When, in UTC."""
+
+
+class Reply(_Event):
+    """What a speaker answered."""
+
+    turn: Id
+    speaker: Id
+    text: Text
+    """Without the prefill."""
+    tokens: int = Field(ge=0)
+    finish: Finish
+    seed: int | None = None
+    """The seed of the draw; None where a person wrote or changed the reply."""
+    read: Annotated[str, StringConstraints(max_length=40 * LONGEST)] | None = None
+    """What the model read, word for word."""
+    why: Text | None = None
+    """Why it failed."""
+
+
+class Vote(_Event):
+    """Which replies to a turn the person liked best. A later vote on the same turn takes the place of an earlier one."""
+
+    turn: Id
+    shown: tuple[Id, ...] = Field(min_length=2)
+    """The speakers, in the order in which their replies stood."""
+    best: tuple[Id, ...] = ()
+    """One: it is better than the others. Several: equally good. None: all equally bad."""
+    blind: bool
+    """Whether the person did not know whose replies they were."""
+    made: Text
+
+
+class Header(_Event):
+    """Who takes part in a talk."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    id: Id
+    speakers: tuple[Speaker, ...] = Field(min_length=1, max_length=16)
+    """In the order in which their replies are shown."""
+    blind: bool = False
+    """Whether names were hidden when it began."""
+    seed: int = 0
+    made: Text
+    versions: Mapping[str, Text] = Field(default_factory=dict)
+    """Which versions of charforge and the libraries drew the replies."""
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def new_id(digits: int = 8) -> str:
+    return secrets.token_hex(digits // 2)
+
+
+@dataclass
+class Talk:
+    """A talk as it stands. `add` takes the next event; nothing is ever taken back."""
+
+    header: Header
+    turns: dict[str, Turn] = field(default_factory=dict)
+    replies: dict[tuple[str, str], Reply] = field(default_factory=dict)
+    """By turn and speaker."""
+    votes: dict[str, Vote] = field(default_factory=dict)
+    """The last one on each turn."""
+    revealed: str | None = None
+    """When names were shown."""
+
+    @classmethod
+    def begin(cls, speakers: Sequence[Speaker], *, blind: bool = False, seed: int = 0, **about: Any) -> Talk:
+        """A new talk. Blind, the speakers take their places by chance."""
+        places = list(speakers)
+        if blind:
+            secrets.SystemRandom().shuffle(places)
+        return cls(Header(id=new_id(12), speakers=tuple(places), blind=blind, seed=seed, made=now(), **about))
+
+    @property
+    def speakers(self) -> tuple[Speaker, ...]:
+        return self.header.speakers
+
+    @property
+    def hidden(self) -> bool:
+        """Whether names must not be shown yet."""
+        return self.header.blind and self.revealed is None
+
+    def speaker(self, id_: str) -> Speaker:
+        return next(speaker for speaker in self.speakers if speaker.id == id_)
+
+    def name(self, id_: str) -> str:
+        """What a speaker may be called: its label, or a letter by its place while names are hidden."""
+        if not self.hidden:
+            return self.speaker(id_).label
+        return "ABCDEFGHIJKLMNOP"[[speaker.id for speaker in self.speakers].index(id_)]
+
+    def path(self, turn: str | None) -> list[Turn]:
+        """The turns from the beginning to this one."""
+        found: list[Turn] = []
+        while turn is not None:
+            found.append(self.turns[turn])
+            turn = found[-1].parent
+        return found[::-1]
+
+    def children(self, turn: str | None) -> list[Turn]:
+        """The turns that go on from this one (None: that begin the talk), in the order in which they were made."""
+        return [each for each in self.turns.values() if each.parent == turn]
+
+    def leaf(self, turn: str | None = None) -> str | None:
+        """The end of the branch through this turn that was gone on with last."""
+        while found := self.children(turn):
+            turn = found[-1].id
+        return turn
+
+    def messages(self, turn: str, speaker: str) -> tuple[Message, ...]:
+        """What a speaker reads before it answers a turn of chat."""
+        last = self.turns[turn]
+        told = [text for text in (self.speaker(speaker).told, last.system) if text]
+        found: list[Message] = [{"role": "system", "content": "\n\n".join(told)}] if told else []
+        for each in self.path(last.parent):
+            reply = self.replies.get((each.id, speaker))
+            # A reply that never came, or was never begun, leaves nothing to answer to.
+            if each.kind == "chat" and reply is not None and (each.prefill + reply.text).strip():
+                found.append({"role": "user", "content": each.text})
+                found.append({"role": "assistant", "content": each.prefill + reply.text})
+        return (*found, {"role": "user", "content": last.text})
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take one event of the file.
+
+        Raises:
+            ValueError: it does not fit what is there.
+        """
+        ((kind, data),) = event.items() if len(event) == 1 else (("", None),)
+        known = {speaker.id for speaker in self.speakers}
+        if kind == "turn":
+            turn = Turn.model_validate(data)
+            if turn.id in self.turns:
+                raise ValueError(f"turn {turn.id} is there already")
+            if turn.parent is not None and turn.parent not in self.turns:
+                raise ValueError(f"turn {turn.id} goes on from {turn.parent}, which is not there")
+            self.turns[turn.id] = turn
+        elif kind == "reply":
+            reply = Reply.model_validate(data)
+            self._check(reply.turn, {reply.speaker}, known)
+            self.replies[reply.turn, reply.speaker] = reply
+        elif kind == "vote":
+            vote = Vote.model_validate(data)
+            self._check(vote.turn, {*vote.shown, *vote.best}, known)
+            if len(set(vote.shown)) < len(vote.shown) or not set(vote.best) <= set(vote.shown):
+                raise ValueError("a vote is for speakers that were shown, each once")
+            self.votes[vote.turn] = vote
+        elif kind == "revealed":
+            self.revealed = self.revealed or str(data)[:40]
+        else:
+            raise ValueError(f"unknown event {kind!r}")
+
+    def _check(self, turn: str, speakers: set[str], known: set[str]) -> None:
+        if turn not in self.turns:
+            raise ValueError(f"there is no turn {turn}")
+        if not speakers <= known:
+            raise ValueError(f"there is no speaker {min(speakers - known)}")
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The talk as the lines of its file, with every turn before its replies."""
+        yield {"talk": self.header.model_dump(mode="json", by_alias=True)}
+        for turn in self.turns.values():
+            yield {"turn": turn.model_dump(mode="json")}
+            for speaker in self.speakers:
+                if reply := self.replies.get((turn.id, speaker.id)):
+                    yield {"reply": reply.model_dump(mode="json")}
+            if vote := self.votes.get(turn.id):
+                yield {"vote": vote.model_dump(mode="json")}
+        if self.revealed:
+            yield {"revealed": self.revealed}
+
+    def text(self) -> str:
+        """The file."""
+        return "".join(to_line(event) for event in self.events())
+
+
+def parse(text: str, place: str) -> Talk:
+    """The talk of a file. A last line that was cut short, as by a kill, is left out.
+
+    Raises:
+        UserError: naming the line that is wrong.
+    """
+    if len(text.encode()) > MOST_BYTES:
+        raise UserError(f"the talk is larger than {MOST_BYTES // 2**20} MiB", place=place)
+    lines = text.split("\n")
+    talk: Talk | None = None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict):
+                raise ValueError("not an event")
+            if talk is None:
+                talk = Talk(Header.model_validate(event.get("talk")))
+            else:
+                talk.add(event)
+        except (ValueError, RecursionError) as error:
+            if talk is not None and number == len(lines) and isinstance(error, json.JSONDecodeError):
+                break
+            raise UserError(
+                f"this is no talk: {_first(error)}",
+                place=Place(place, number),
+                hint="a talk is a file that `charforge chat` wrote: /save in the terminal, or Share in the browser",
+            ) from error
+    if talk is None:
+        raise UserError("this is no talk: the file is empty", place=place)
+    return talk
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        found = error.errors()[0]
+        where = ".".join(str(part) for part in found["loc"])
+        return f"{where}: {found['msg'].lower()}" if where else str(found["msg"]).lower()
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+class Record:
+    """A talk that is kept in a store while it goes on. Several threads may add to it."""
+
+    def __init__(self, store: Store, talk: Talk) -> None:
+        self.talk = talk
+        self.path = place(store, talk.header.id)
+        self._lock = threading.Lock()
+        if not self.path.is_file():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, talk.text())
+
+    def add(self, kind: Literal["turn", "reply", "vote", "revealed"], data: _Event | str) -> None:
+        """Add an event: it is on disk when this returns."""
+        event: dict[str, Any] = {kind: data if isinstance(data, str) else data.model_dump(mode="json")}
+        with self._lock:
+            self.talk.add(event)
+            with self.path.open("a+b") as file:
+                # What a kill cut short is closed off, so that this line stands alone.
+                if file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        _drop_last_line(self.path)
+                file.write(to_line(event).encode())
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _drop_last_line(path: Path) -> None:
+    text = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(text.rfind(b"\n") + 1)
+
+
+def place(store: Store, id_: str) -> Path:
+    """Where a store keeps the talk of this id."""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", id_):
+        raise UserError(f"{id_!r} is no talk's id")
+    return store.root / FOLDER / f"{id_}.jsonl"
+
+
+def read(path: Path) -> Talk:
+    """The talk in a file that charforge wrote: JSON Lines, or the page that holds them.
+
+    Raises:
+        UserError: it can not be read, or is no talk.
+    """
+    try:
+        if path.stat().st_size > 2 * MOST_BYTES:
+            raise UserError(f"the talk is larger than {MOST_BYTES // 2**20} MiB", place=str(path))
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the talk can not be read: {_first(error)}", place=str(path)) from error
+    return parse(text, str(path))
+
+
+def kept(store: Store) -> Iterator[Talk]:
+    """Every talk of a store, the oldest first. A file that can not be read is passed over: it is no reason to stop."""
+    found = []
+    for path in (store.root / FOLDER).glob("*.jsonl"):
+        try:
+            found.append(read(path))
+        except UserError:
+            continue
+    yield from sorted(found, key=lambda talk: (talk.header.made, talk.header.id))
+
+
+# --- votes ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a person said of two replies to the same turn: `value` is 1 if the first is better, 0 the second, 0.5 neither."""
+
+    talk: str
+    first: str
+    second: str
+    """The speakers."""
+    value: float
+    blind: bool
+    said: tuple[Message, ...]
+    """What both had read, without system messages; where their talks had parted before, the second's is in `said_second`."""
+    said_second: tuple[Message, ...]
+    replies: tuple[str, str]
+
+
+def judgements(talks: Iterable[Talk]) -> list[Judgement]:
+    """Every pair of replies that a vote says something of, the speakers of each in the order of their ids.
+
+    Base-format turns have no messages and are left out; so is a pair of which one failed or is empty, and replies that
+    are the same.
+    """
+    found = []
+    for talk in talks:
+        for vote in talk.votes.values():
+            turn = talk.turns[vote.turn]
+            if turn.kind != "chat":
+                continue
+            for one, other in combinations(sorted(vote.shown), 2):
+                both = [talk.replies.get((turn.id, speaker)) for speaker in (one, other)]
+                texts = [turn.prefill + reply.text for reply in both if reply and reply.finish != "failed"]
+                if len(texts) < 2 or not all(text.strip() for text in texts) or texts[0] == texts[1]:
+                    continue
+                if (one in vote.best) != (other in vote.best):
+                    value = 1.0 if one in vote.best else 0.0
+                elif one in vote.best or not vote.best:
+                    value = 0.5
+                else:
+                    # Both lost to a third: nothing was said of the two.
+                    continue
+                said = [
+                    tuple(m for m in talk.messages(turn.id, speaker) if m["role"] != "system")
+                    for speaker in (one, other)
+                ]
+                pair = (texts[0], texts[1])
+                found.append(Judgement(talk.header.id, one, other, value, vote.blind, said[0], said[1], pair))
+    return found
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How often people preferred one speaker to another."""
+
+    first: str
+    second: str
+    wins: int
+    losses: int
+    ties: int
+    talks: int
+    share: Estimate
+    """Of wins, a tie counting half, with an interval that clusters by talk: who talks to a speaker for long votes often."""
+
+
+def tally(found: Iterable[Judgement]) -> list[Preference]:
+    """The preferences between all pairs of speakers, in the order of their ids."""
+    pairs: dict[tuple[str, str], list[Judgement]] = {}
+    for each in found:
+        pairs.setdefault((each.first, each.second), []).append(each)
+    result = []
+    for (one, other), votes in sorted(pairs.items()):
+        values = [vote.value for vote in votes]
+        share = proportion(values, [vote.talk for vote in votes])
+        assert share is not None
+        wins, losses, ties = (values.count(value) for value in (1.0, 0.0, 0.5))
+        result.append(Preference(one, other, wins, losses, ties, share.clusters, share))
+    return result

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from charforge.pipeline import Plan, Step
 from charforge.report import comparison
+from charforge.report.numbers import clear
 from charforge.report.text import visible
 
 
@@ -277,7 +278,7 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
         for column in (f"[bold]{escape(visible(heading))}[/bold]", "difference (95% CI)", "adjusted p", "d", "mde"):
             table.add_column(column, overflow="fold")
         for change in data["changes"]:
-            if change["contestant"] == label and (change["trait"] is None or comparison.clear(change)):
+            if change["contestant"] == label and (change["trait"] is None or clear(change)):
                 _difference_row(table, change, titles)
         console.print(table)
         for win in data["wins"]:
@@ -314,7 +315,7 @@ def _difference_row(table: Table, change: dict[str, Any], titles: dict[str, str]
         table.add_row(f"  {escape(title + change['measure'])}", f"- ({escape(change['why'])})", "", "", "")
         return
     low, high = (f"{v:+.2f}" if v is not None else "?" for v in (change["low"], change["high"]))
-    star = " *" if comparison.clear(change) else ""
+    star = " *" if clear(change) else ""
     small = ["-" if change[name] is None else f"{change[name]:.3f}" for name in ("adjusted", "effect", "detectable")]
     table.add_row(f"  {escape(title + change['measure'])}", f"{change['value']:+.2f} \\[{low}, {high}]{star}", *small)
 

@@ -50,6 +50,8 @@ class Line:
     """The number of each arm."""
     changes: dict[tuple[str, str], Mapping[str, Any]]
     """Of an arm, from another arm."""
+    within: bool
+    """Whether the cells are differences between two conditions."""
 
 
 def lines(numbers: Sequence[Mapping[str, Any]], arms: Collection[str]) -> list[Line]:
@@ -64,7 +66,7 @@ def lines(numbers: Sequence[Mapping[str, Any]], arms: Collection[str]) -> list[L
         if (condition, inner) not in found:
             name = condition or "all"
             name = f"{name} {relation(inner, numbers, arms)}" if inner is not None else name
-            found[condition, inner] = Line(name, {}, {})
+            found[condition, inner] = Line(name, {}, {}, inner is not None)
         return found[condition, inner]
 
     for condition in dict.fromkeys(n["condition"] for n in numbers):

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from charforge.evaluate.answers import PROMPTED, UNTRAINED
 from charforge.evaluate.findings import FLOOR
 from charforge.report import plots
-from charforge.report.numbers import clear, in_words, is_change, known, lines, overall, relation
+from charforge.report.numbers import Line, clear, in_words, is_change, known, lines, overall, relation
 from charforge.report.page import cut
 from charforge.report.rows import Anchors, scalar
 
@@ -237,22 +237,40 @@ class Writer:
         if not numbers:
             return
         found = lines(numbers, self.all_arms)
+        # Beside levels, what one condition is less another has a table of its own, but for headlines.
+        apart = [
+            line
+            for line in found
+            if line.within and line.cells and not any(n.get("headline") for n in line.cells.values())
+        ]
+        if all(line in apart or not line.cells for line in found):
+            apart = []
         arms = self._columns([n for line in found for n in line.cells.values()])
         compared = list(dict.fromkeys(pair for line in found for pair in line.changes))
         mine = [pair for pair in compared if pair[0] == self.final]
         # Where only changes were measured, or another arm's, they are what there is to show.
         shown = mine if arms and mine else compared
         head = [self.arms.get(arm, arm) for arm in arms]
-        head += [f"{arm}, {relation(against, numbers, self.all_arms)}" for arm, against in shown]
-        body = []
-        for line in found:
-            cells = [self.cell(section, suite, line.cells.get(arm)) for arm in arms]
-            body.append((line.name, cells + [self.cell(section, suite, line.changes.get(pair)) for pair in shown]))
+        changed = [f"{arm}, {relation(against, numbers, self.all_arms)}" for arm, against in shown]
+
+        def row(line: Line) -> tuple[str, list[Cell]]:
+            return line.name, [self.cell(section, suite, line.cells.get(arm)) for arm in arms]
+
+        body = [
+            (name, cells + [self.cell(section, suite, line.changes.get(pair)) for pair in shown])
+            for line in found
+            if line not in apart
+            for name, cells in [row(line)]
+        ]
+        rest = [row(line) for line in apart]
         said = [f"{_TERMS[name][0].upper()}{_TERMS[name][1:]}"] if name in _TERMS else []
         said += _better(numbers)
-        if any(cell.star for _, cells in body for cell in cells):
+        if any(cell.star for _, cells in [*body, *rest] for cell in cells):
             said.append("★: the change is clear, p adjusted for all changes of this suite is below 0.05.")
-        blocks.append(Table(name, ["condition", *head], body, " ".join(said)))
+        blocks.append(Table(name, ["condition", *head, *changed], body, " ".join(said)))
+        if rest:
+            title = f"{name}: one condition less another"
+            blocks.append(Table(title, ["condition", *head], rest, folded=f"“{name}”, one condition less another"))
         blocks.append(self._tests(section, suite, name, numbers))
 
     def _tests(self, section: Section, suite: str, name: str, numbers: Sequence[dict[str, Any]]) -> Table:

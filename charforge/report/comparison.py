@@ -17,7 +17,7 @@ from markupsafe import Markup
 from charforge.compare import CLEAR
 from charforge.evaluate.findings import FLOOR
 from charforge.report import plots
-from charforge.report.html import _label, _recipe, _unbroken, _visible
+from charforge.report.html import _label, _recipe, _unbroken, _visible, stylesheet
 
 _FOLDER = Path(__file__).parent
 _GLYPHS = {"base": "○", "middle": "▲", "final": "◆"}
@@ -54,7 +54,7 @@ def page(data: dict[str, Any]) -> str:
         levels=_levels(clean, list(arms)),
         groups=GROUPS,
         recipe=_recipe(data["provenance"]["recipe"]),
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        style=stylesheet(_FOLDER / "page.css"),
     )
 
 

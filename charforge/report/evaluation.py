@@ -24,7 +24,7 @@ from charforge.constitution.model import slugify
 from charforge.evaluate.answers import PROMPTED, UNTRAINED
 from charforge.evaluate.findings import FLOOR
 from charforge.report import plots
-from charforge.report.html import _label, _recipe, _unbroken, _visible
+from charforge.report.html import _label, _recipe, _unbroken, _visible, stylesheet
 
 _FOLDER = Path(__file__).parent
 _TRAINED = "trained"
@@ -239,7 +239,7 @@ def page(data: dict[str, Any]) -> str:
         shown_characters=_SHOWN,
         traits=_titles(clean),
         recipe=_recipe(recipe) if recipe else None,
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        style=stylesheet(_FOLDER / "page.css"),
         script=Markup(script),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

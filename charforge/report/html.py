@@ -69,10 +69,15 @@ def page(report: dict[str, Any]) -> str:
         training=training,
         curves={stage: _curves(stage, found["curve"]) for stage, found in training.items()},
         recipe=_recipe(report["provenance"]["recipe"]),
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        style=stylesheet(_FOLDER / "page.css"),
         script=Markup(script),  # noqa: S704
         script_hash=hashed,
     )
+
+
+def stylesheet(path: Path) -> Markup:
+    """A style sheet after the colours and fonts that all pages share."""
+    return Markup((_FOLDER / "tokens.css").read_text(encoding="utf-8") + path.read_text(encoding="utf-8"))  # noqa: S704
 
 
 @cache

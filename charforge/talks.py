@@ -40,7 +40,7 @@ MOST_BYTES = 8 * 1024 * 1024
 LONGEST = 32_000
 """The longest message, in characters."""
 
-Id = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8,64}\Z")]
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Text = Annotated[str, StringConstraints(max_length=LONGEST)]
 Finish = Literal["stop", "length", "stopped", "late", "failed"]
 """Why a reply ended: the model was done, as many tokens as asked for, the person stopped it, time was up, an error."""

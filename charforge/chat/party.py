@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
 from charforge import talks
+from charforge.chat.probes import Probes
 from charforge.child import child, ended
 from charforge.compare import Contestant, named
-from charforge.constitution import Constitution
 from charforge.engine import seed_for
 from charforge.errors import StageError
 from charforge.models import resolve
@@ -200,11 +201,10 @@ class Party:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def constitutions(self) -> tuple[Constitution, ...]:
-        """Those of the speakers that have one, the last first, each once."""
-        found = [c.character.constitution for c in reversed(self.contestants) if c.character]
-        return tuple({constitution.digest: constitution for constitution in found}.values())
+    @cached_property
+    def probes(self) -> Probes:
+        """What the traits of those who take part are asked."""
+        return Probes(self._store, self.contestants)
 
     def versions(self) -> dict[str, str]:
         """Which versions of charforge and the libraries draw the replies."""

@@ -42,7 +42,7 @@ LONGEST = 32_000
 DATA = '<script type="application/jsonl" id="talk">'
 """What the talk's lines stand behind in a page that holds them."""
 
-Id = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8,64}\Z")]
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Text = Annotated[str, StringConstraints(max_length=LONGEST)]
 Finish = Literal["stop", "length", "stopped", "late", "failed"]
 """Why a reply ended: the model was done, as many tokens as asked for, the person stopped it, time was up, an error."""

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charforge import pipeline
+from charforge.child import die_with_parent
 from charforge.constitution import load
 from charforge.engine.device import uses_cuda
 from charforge.errors import CharforgeError
 from charforge.models import ResolvedModel, fetch, merge_adapter
-from charforge.recipe import Endpoint, Recipe
+from charforge.recipe import Endpoint, Recipe, Runtime
 from charforge.stage import Made, Progress, Stage, Weights, Work
 from charforge.store import Store
 from charforge.train.stages import trained_folder
@@ -37,13 +37,17 @@ class Held:
     main memory up to three stay open, since the second starts in a moment.
     """
 
-    def __init__(self, plan: pipeline.Plan, store: Store, progress: Progress) -> None:
-        self._plan = plan
+    def __init__(
+        self, engine: str, runtime: Runtime, store: Store, progress: Progress, expected: Sequence[Weights] = ()
+    ) -> None:
+        self._kind = engine
+        self._runtime = runtime
         self._store = store
         self._progress = progress
+        self._expected = expected
         self._engines: dict[str, Engine] = {}
         self._scorer: tuple[str, Scorer] | None = None
-        self._device = "cuda" if uses_cuda(plan.recipe.runtime.device) else "cpu"
+        self._device = "cuda" if uses_cuda(runtime.device) else "cpu"
 
     def engine(self, weights: Weights) -> Engine:
         if weights.label not in self._engines:
@@ -96,15 +100,14 @@ class Held:
         return folder, None
 
     def _open(self, weights: Weights, share: float) -> Engine:
-        recipe = self._plan.recipe
-        if recipe.engine == "scripted":
+        if self._kind == "scripted":
             from charforge.engine.scripted import ScriptedEngine
 
             return ScriptedEngine(trained=weights.trained is not None)
         if isinstance(weights.source, Endpoint):
             from charforge.engine.endpoint import EndpointEngine
 
-            runtime = recipe.runtime
+            runtime = self._runtime
             return EndpointEngine(
                 weights.source, concurrency=runtime.endpoint_concurrency, retries=runtime.endpoint_retries
             )
@@ -113,7 +116,7 @@ class Held:
         if self._device == "cuda":
             self._scorer = None
         folder, adapter = self._weights(weights.source, weights.trained, merged=self._device == "cpu")
-        settings = recipe.runtime.vllm
+        settings = self._runtime.vllm
         if share < 1:
             settings = settings.model_copy(update={"memory": settings.memory * share})
         return VllmEngine(weights.source, folder, settings, device=self._device, adapter=adapter)
@@ -134,8 +137,9 @@ def main(job_file: Path) -> int:
     recipe = Recipe.model_validate(job["recipe"])
     plan = pipeline.PLANS[job["plan"]](load(Path(recipe.constitution)), recipe, **job["options"])
     store = Store(Path(job["store"]))
-    held = Held(plan, store, progress)
     todo = [plan.stage(name) for name in job["stages"]]
+    expected = [stage.weights for stage in todo if stage.weights is not None]
+    held = Held(recipe.engine, recipe.runtime, store, progress, expected)
     for place, (stage, key) in enumerate(zip(todo, job["keys"], strict=True)):
         if stage.key != key:
             progress.event(
@@ -184,19 +188,8 @@ def run_stage(
     return about
 
 
-def _die_with_parent() -> None:
-    """The parent holds the other end of our standard input; when it ends, so do we and all our children."""
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 if __name__ == "__main__":
-    _die_with_parent()
+    die_with_parent()
     try:
         code = main(Path(sys.argv[1]))
     except CharforgeError as problem:

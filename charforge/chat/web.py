@@ -1,9 +1,4 @@
-"""The talk in a browser: a small server for one person, and what its page may ask of it.
-
-The page knows speakers by their place in the talk alone. While names are hidden nothing that tells who is who leaves this
-process: no label, digest, model, prompt or seed, no count of tokens, and no reason why a reply failed.
-
-A turn is answered in a thread of its own and kept as it comes, whoever watches: a page that was closed finds it again.
+"""The talk in a browser: a small server for one person, and who may come in.
 
 Whoever can reach the server can talk and read the talks of the store, so it listens on this machine alone unless told
 otherwise. Against other pages in the same browser: the Host header must be a name of this server (DNS rebinding), what
@@ -13,29 +8,36 @@ changes something must come from its own page (Origin) as JSON, and answers can 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
-import json
 import secrets
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast
+from typing import Annotated, Any, cast
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from charforge import __version__, talks
-from charforge.chat.page import command, shared_page
+from charforge import talks
+from charforge.chat.page import shared_page
+from charforge.chat.room import (
+    Answers,
+    Limits,
+    NewTalk,
+    NewText,
+    NewTurn,
+    NewVote,
+    Probes,
+    Refused,
+    Room,
+    TalkFile,
+    turn_of,
+)
 from charforge.errors import CharforgeError, UserError, missing_extra
-from charforge.recipe import Sampling
 from charforge.report.html import stylesheet
 from charforge.store import Store
-from charforge.talks import Reply, Speaker, Talk, Turn
+from charforge.talks import Talk
 
 try:
     import uvicorn
@@ -62,548 +64,8 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-_TITLE = 90
-# How often a page that watches is told what is new, in seconds.
-_TICK = 0.04
 
-
-class Answers(Protocol):
-    """Who answers: `charforge.chat.party.Party`, as far as the page needs it."""
-
-    @property
-    def speakers(self) -> tuple[Speaker, ...]: ...
-
-    @property
-    def sampling(self) -> Sampling: ...
-
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk: ...
-
-    def ask(
-        self, talk: Talk, turn: Turn, speakers: Sequence[str] | None = None, *, seconds: float
-    ) -> Iterator[Any]: ...
-
-    def stop(self, turn_id: str) -> None: ...
-
-
-class Probes(Protocol):
-    """What the traits of the characters are asked, and what is looked for in the replies."""
-
-    @property
-    def traits(self) -> Mapping[str, str]:
-        """Their titles, by id."""
-        ...
-
-    def next(self, talk: Talk, trait: str) -> tuple[str, str | None]:
-        """The next probe of a trait, and what there is to know about it."""
-        ...
-
-    def shows(self, trait: str, text: str) -> Mapping[str, bool]:
-        """Which markers of the trait a reply shows."""
-        ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one page may ask for."""
-
-    body: int = 512 * 1024
-    """Bytes of a request; a talk that is opened may be larger."""
-    file: int = 3 * talks.MOST_BYTES
-    """Bytes of a request that opens a talk."""
-    turns: int = 500
-    """Turns of a talk."""
-    running: int = 4
-    """Turns that are answered at once."""
-    tokens: int = 4096
-    """Tokens of a reply."""
-    listed: int = 200
-    """Talks in the list, the newest first."""
-    held: int = 64
-    """Talks in memory."""
-
-
-# --- what the page says -----------------------------------------------------------------------------------------------
-
-Words = Annotated[str, Field(max_length=talks.LONGEST)]
-TalkId = Annotated[str, InPath(pattern=r"\A[0-9a-f]{8,64}\Z")]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class NewTalk(_Body):
-    blind: bool = False
-
-
-class NewTurn(_Body):
-    parent: str | None = None
-    text: Words = ""
-    trait: Words | None = None
-    """Asks the next probe of this trait in place of `text`."""
-    kind: Literal["chat", "base"] = "chat"
-    system: Words | None = None
-    prefill: Words = ""
-    temperature: float | None = Field(None, ge=0, le=2)
-    max_tokens: int | None = Field(None, ge=1)
-
-
-class NewText(_Body):
-    text: Words
-
-
-class NewVote(_Body):
-    best: list[int] = Field(max_length=16)
-
-
-class TalkFile(_Body):
-    text: str
-
-
-class _Refused(Exception):
-    """The answer to what can not be done: its status, what is wrong, and what to do."""
-
-    def __init__(self, status: int, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.hint = status, message, hint
-
-
-# --- talks that are open ----------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Coming:
-    """Replies under way: what each place has said so far."""
-
-    texts: dict[int, str]
-    over: bool = False
-    thread: threading.Thread | None = None
-
-
-@dataclass
-class _Session:
-    """An open talk. It is kept in the store from its first turn on."""
-
-    talk: Talk
-    record: talks.Record | None = None
-    coming: dict[str, _Coming] = field(default_factory=dict)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-
-    def add(self, kind: Literal["turn", "reply", "vote", "revealed"], data: Turn | Reply | talks.Vote | str) -> None:
-        with self.lock:
-            assert self.record is not None
-            self.record.add(kind, data)
-
-
-class _House:
-    """The talks of a store, those who answer, and the rules."""
-
-    def __init__(
-        self,
-        party: Answers,
-        store: Store,
-        *,
-        seconds: float,
-        system: str | None,
-        seed: int,
-        probes: Probes | None,
-        limits: Limits,
-    ) -> None:
-        self.party, self.store, self.probes, self.limits = party, store, probes, limits
-        self.seconds, self.system, self.seed = seconds, system, seed
-        self._sessions: dict[str, _Session] = {}
-        self._lock = threading.Lock()
-
-    # --- finding ---
-
-    def begin(self, blind: bool) -> _Session:
-        if blind and len(self.party.speakers) < 2:
-            raise _Refused(409, "there is only one speaker, so there is nothing to hide")
-        return self._hold(_Session(self.party.begin(blind=blind, seed=self.seed)))
-
-    def hold(self, talk: Talk) -> _Session:
-        """Go on with a talk: it is kept in this store from now on, under its own id if that is free."""
-        if not self.can_answer(talk):
-            raise _Refused(409, "not all of its speakers are here", f"start them with: {command(talk)}")
-        path = talks.place(self.store, talk.header.id)
-        if path.is_file():
-            there = self.find(talk.header.id)
-            with there.lock:
-                if there.talk.text() == talk.text():
-                    return there
-            # Votes count once: where they were given.
-            header = talk.header.model_copy(update={"id": talks.new_id(12)})
-            talk = Talk(header, talk.turns, talk.replies, {}, talk.revealed)
-        return self._hold(_Session(talk, talks.Record(self.store, talk)))
-
-    def find(self, id_: str) -> _Session:
-        with self._lock:
-            if session := self._sessions.get(id_):
-                # The one used last is the last to go.
-                self._sessions[id_] = self._sessions.pop(id_)
-                return session
-        path = talks.place(self.store, id_)
-        if not path.is_file():
-            raise _Refused(404, "there is no such talk")
-        talk = talks.read(path)
-        if talk.header.id != id_:
-            raise _Refused(404, "that file holds another talk")
-        return self._hold(_Session(talk, talks.Record(self.store, talk)))
-
-    def _hold(self, session: _Session) -> _Session:
-        with self._lock:
-            session = self._sessions.setdefault(session.talk.header.id, session)
-            for id_ in list(self._sessions)[: max(0, len(self._sessions) - self.limits.held)]:
-                if not self._sessions[id_].coming:
-                    del self._sessions[id_]
-        return session
-
-    def can_answer(self, talk: Talk) -> bool:
-        return {speaker.id for speaker in talk.speakers} <= {speaker.id for speaker in self.party.speakers}
-
-    def kept(self) -> list[Talk]:
-        return list(talks.kept(self.store))
-
-    # --- answering ---
-
-    def turn(self, session: _Session, asked: NewTurn) -> Turn:
-        """Say something: the turn is kept, and its replies are on their way when this returns."""
-        text, trait, system = asked.text, asked.trait, asked.system or None
-        if trait is not None:
-            if self.probes is None or trait not in self.probes.traits:
-                raise _Refused(422, f"no trait {trait!r}")
-            text = self.probes.next(session.talk, trait)[0]
-        if not text.strip() and asked.kind == "chat":
-            raise _Refused(422, "there is nothing to answer to", "write a message first")
-        sampling = self.party.sampling
-        if asked.temperature is not None:
-            sampling = sampling.model_copy(update={"temperature": asked.temperature})
-        if asked.max_tokens is not None:
-            if asked.max_tokens > self.limits.tokens:
-                raise _Refused(422, f"a reply can have at most {self.limits.tokens} tokens here")
-            sampling = sampling.model_copy(update={"max_tokens": asked.max_tokens})
-        with session.lock:
-            if asked.parent is not None and asked.parent not in session.talk.turns:
-                raise _Refused(404, "the turn that this goes on from is not there")
-            said = Turn(
-                id=talks.new_id(),
-                parent=asked.parent,
-                kind=asked.kind,
-                text=text,
-                system=system,
-                prefill=asked.prefill,
-                trait=trait,
-                made=talks.now(),
-            )
-            return self._ask(session, _next_draw(session.talk, said))
-
-    def again(self, session: _Session, id_: str) -> Turn:
-        """Other replies to the same words."""
-        with session.lock:
-            turn = _turn(session.talk, id_)
-            fresh = turn.model_copy(update={"id": talks.new_id(), "made": talks.now()})
-            return self._ask(session, _next_draw(session.talk, fresh))
-
-    def rewrite(self, session: _Session, id_: str, place: int, text: str) -> Turn:
-        """A branch on which this speaker has said something else."""
-        with session.lock:
-            turn, changed = _turn(session.talk, id_), self._speaker(session.talk, place)
-            self._ready(session)
-            if id_ in session.coming:
-                raise _Refused(409, "the replies are still coming", "stop them first")
-            fresh = turn.model_copy(update={"id": talks.new_id(), "made": talks.now()})
-            self._keep(session)
-            session.add("turn", fresh)
-            for speaker in session.talk.speakers:
-                reply = session.talk.replies.get((id_, speaker.id))
-                if speaker.id == changed:
-                    reply = Reply(turn=fresh.id, speaker=speaker.id, text=text, tokens=0, finish="stop")
-                if reply is not None:
-                    session.add("reply", reply.model_copy(update={"turn": fresh.id}))
-            return fresh
-
-    def _ready(self, session: _Session) -> None:
-        if not self.can_answer(session.talk):
-            raise _Refused(409, "not all of its speakers are here", f"start them with: {command(session.talk)}")
-        if len(session.talk.turns) >= self.limits.turns:
-            raise _Refused(409, f"this talk has {self.limits.turns} turns, and that is all", "begin a new one")
-
-    def _keep(self, session: _Session) -> None:
-        if session.record is None:
-            session.record = talks.Record(self.store, session.talk)
-
-    def _ask(self, session: _Session, turn: Turn) -> Turn:
-        self._ready(session)
-        coming = _Coming(dict.fromkeys(range(len(session.talk.speakers)), ""))
-        with self._lock:
-            running = sum(len(each.coming) for each in self._sessions.values())
-            if running >= self.limits.running:
-                raise _Refused(429, f"{running} messages are being answered", "wait for one of them, or stop it")
-            session.coming[turn.id] = coming
-        try:
-            self._keep(session)
-            session.add("turn", turn)
-        except BaseException:
-            del session.coming[turn.id]
-            raise
-        coming.thread = threading.Thread(target=self._answer, args=(session, turn, coming), daemon=True)
-        coming.thread.start()
-        return turn
-
-    def _answer(self, session: _Session, turn: Turn, coming: _Coming) -> None:
-        ids = [speaker.id for speaker in session.talk.speakers]
-        why = "no reply came"
-        try:
-            for found in self.party.ask(session.talk, turn, ids, seconds=self.seconds):
-                if isinstance(found, Reply):
-                    session.add("reply", found)
-                else:
-                    coming.texts[ids.index(found.speaker)] += found.text
-        except CharforgeError as problem:
-            why = str(problem)
-        except Exception as problem:
-            # What goes wrong in one turn must not end the talk; the cause is shown and kept.
-            why = f"{type(problem).__name__}: {problem}"
-        finally:
-            with session.lock:
-                for id_ in ids:
-                    if (turn.id, id_) not in session.talk.replies:
-                        text = coming.texts[ids.index(id_)]
-                        with contextlib.suppress(OSError):
-                            session.add(
-                                "reply",
-                                Reply(
-                                    turn=turn.id,
-                                    speaker=id_,
-                                    text=text[: talks.LONGEST],
-                                    tokens=0,
-                                    finish="failed",
-                                    why=why[: talks.LONGEST],
-                                ),
-                            )
-                coming.over = True
-                session.coming.pop(turn.id, None)
-
-    def stop(self, session: _Session, id_: str) -> None:
-        if id_ in session.coming:
-            self.party.stop(id_)
-
-    def close(self) -> None:
-        """Stop what is under way; what came so far is kept."""
-        with self._lock:
-            found = [(id_, each) for session in self._sessions.values() for id_, each in session.coming.items()]
-        for id_, _ in found:
-            with contextlib.suppress(Exception):
-                self.party.stop(id_)
-        for _, coming in found:
-            if coming.thread is not None:
-                coming.thread.join(timeout=3)
-
-    async def follow(self, session: _Session, id_: str) -> AsyncIterator[str]:
-        """What is said, as lines of JSON: from the beginning, and then as it comes. The last line is the turn."""
-        sent: dict[int, int] = {}
-        quiet = 0.0
-        coming = session.coming.get(id_)
-        while coming is not None:
-            over = coming.over
-            quiet += _TICK
-            for place, text in list(coming.texts.items()):
-                if len(text) > sent.get(place, 0):
-                    yield _line({"place": place, "text": text[sent.get(place, 0) :]})
-                    sent[place], quiet = len(text), 0.0
-            if over:
-                break
-            if quiet > 10:
-                # So that a connection whose page is gone is found out.
-                yield "\n"
-                quiet = 0.0
-            await asyncio.sleep(_TICK)
-        with session.lock:
-            line = _line({"turn": self.turn_view(session, session.talk.turns[id_])})
-        yield line
-
-    # --- voting ---
-
-    def vote(self, session: _Session, id_: str, best: Sequence[int]) -> None:
-        with session.lock:
-            talk, turn = session.talk, _turn(session.talk, id_)
-            if not _votable(session, turn):
-                raise _Refused(409, "there is nothing to choose between here")
-            chosen = tuple(dict.fromkeys(self._speaker(talk, place) for place in best))
-            shown = tuple(speaker.id for speaker in talk.speakers)
-            session.add("vote", talks.Vote(turn=id_, shown=shown, best=chosen, blind=talk.hidden, made=talks.now()))
-
-    def _speaker(self, talk: Talk, place: int) -> str:
-        if not 0 <= place < len(talk.speakers):
-            raise _Refused(422, "there is no such speaker")
-        return talk.speakers[place].id
-
-    def reveal(self, session: _Session) -> None:
-        with session.lock:
-            if session.talk.hidden:
-                self._keep(session)
-                session.add("revealed", talks.now())
-
-    # --- what the page is shown ---
-
-    def about(self, first: str | None, blind: bool) -> dict[str, Any]:
-        return {
-            "version": __version__,
-            "speakers": len(self.party.speakers),
-            "first": first,
-            "blind": blind,
-            "seconds": self.seconds,
-            "temperature": self.party.sampling.temperature,
-            "max_tokens": self.party.sampling.max_tokens,
-            "system": self.system,
-            "most_tokens": self.limits.tokens,
-            "longest": talks.LONGEST,
-            "traits": [{"id": id_, "title": title} for id_, title in self.probes.traits.items()] if self.probes else [],
-        }
-
-    def view(self, session: _Session) -> dict[str, Any]:
-        with session.lock:
-            talk = session.talk
-            here = self.can_answer(talk)
-            return {
-                "id": talk.header.id,
-                "made": talk.header.made,
-                "title": _title(talk),
-                "blind": talk.header.blind,
-                "hidden": talk.hidden,
-                "kept": session.record is not None,
-                "here": here,
-                "command": None if talk.hidden else command(talk),
-                "speakers": [_speaker_view(talk, place) for place in range(len(talk.speakers))],
-                "turns": [self.turn_view(session, turn) for turn in talk.turns.values()],
-                "tally": None if talk.hidden else _tallied([talk]),
-            }
-
-    def turn_view(self, session: _Session, turn: Turn) -> dict[str, Any]:
-        talk = session.talk
-        vote = talk.votes.get(turn.id)
-        ids = [speaker.id for speaker in talk.speakers]
-        return {
-            **turn.model_dump(
-                mode="json", include={"id", "parent", "kind", "text", "system", "prefill", "draw", "made"}
-            ),
-            "trait": turn.trait,
-            "temperature": turn.sampling.temperature,
-            "max_tokens": turn.sampling.max_tokens,
-            "coming": turn.id in session.coming,
-            "votable": _votable(session, turn),
-            "vote": [ids.index(id_) for id_ in vote.best] if vote else None,
-            "blind": vote.blind if vote else None,
-            "replies": [self._reply_view(talk, turn, talk.replies.get((turn.id, id_))) for id_ in ids],
-        }
-
-    def _reply_view(self, talk: Talk, turn: Turn, reply: Reply | None) -> dict[str, Any] | None:
-        if reply is None:
-            return None
-        written = reply.seed is None and reply.finish != "failed"
-        known = self.probes is not None and turn.trait in self.probes.traits
-        return {
-            "text": reply.text,
-            "finish": reply.finish,
-            "written": written,
-            "tokens": None if talk.hidden or written else reply.tokens,
-            "seed": None if talk.hidden else reply.seed,
-            "why": None if talk.hidden else reply.why,
-            "markers": self.probes.shows(turn.trait, turn.prefill + reply.text)
-            if self.probes and known and turn.trait and reply.text.strip()
-            else {},
-        }
-
-    def listing(self) -> list[dict[str, Any]]:
-        found = self.kept()[::-1][: self.limits.listed]
-        return [
-            {
-                "id": talk.header.id,
-                "made": talk.header.made,
-                "title": _title(talk),
-                "speakers": [talk.name(speaker.id) for speaker in talk.speakers],
-                "hidden": talk.hidden,
-                "turns": len(talk.turns),
-                "votes": len(talk.votes),
-            }
-            for talk in found
-            if talk.turns
-        ]
-
-    def votes(self) -> dict[str, Any]:
-        """All votes of the store, but for talks whose names are hidden: their votes would tell."""
-        everything = self.kept()
-        shown = [talk for talk in everything if not talk.hidden]
-        return {
-            **_tallied(shown),
-            "hidden": sum(1 for talk in everything if talk.hidden and talk.votes),
-            "talks": sum(1 for talk in shown if talk.votes),
-        }
-
-    def import_view(self, talk: Talk) -> dict[str, Any]:
-        return self.view(_Session(talk))
-
-
-def _turn(talk: Talk, id_: str) -> Turn:
-    if id_ not in talk.turns:
-        raise _Refused(404, "there is no such turn")
-    return talk.turns[id_]
-
-
-def _next_draw(talk: Talk, turn: Turn) -> Turn:
-    """The turn as the next draw of replies to its words: the same words beside it are earlier draws."""
-    words = ("kind", "text", "system", "prefill", "sampling")
-    same = [t.draw for t in talk.children(turn.parent) if all(getattr(t, w) == getattr(turn, w) for w in words)]
-    return turn.model_copy(update={"draw": max(same, default=-1) + 1})
-
-
-def _votable(session: _Session, turn: Turn) -> bool:
-    """Whether there is something to choose between: what a vote says must be about replies that were drawn."""
-    if turn.kind != "chat" or turn.id in session.coming or len(session.talk.speakers) < 2:
-        return False
-    replies = [session.talk.replies.get((turn.id, speaker.id)) for speaker in session.talk.speakers]
-    return all(r is not None and r.finish != "failed" and r.seed is not None for r in replies)
-
-
-def _title(talk: Talk) -> str:
-    first = next(iter(talk.turns.values()), None)
-    text = " ".join(first.text.split()) if first else ""
-    return text if len(text) <= _TITLE else text[: _TITLE - 1].rstrip() + "…"
-
-
-def _speaker_view(talk: Talk, place: int) -> dict[str, Any]:
-    speaker = talk.speakers[place]
-    letter = "ABCDEFGHIJKLMNOP"[place]
-    if talk.hidden:
-        return {"letter": letter, "name": letter}
-    return {"letter": letter, "name": speaker.label, **speaker.model_dump(mode="json")}
-
-
-def _tallied(found: Sequence[Talk]) -> dict[str, Any]:
-    """The preferences, blind votes apart from others."""
-    names = {speaker.id: speaker.label for talk in found for speaker in talk.speakers}
-    everything = talks.judgements(found)
-    result: dict[str, Any] = {}
-    for name, blind in (("unseen", True), ("open", False)):
-        result[name] = [
-            {
-                "first": names[each.first],
-                "second": names[each.second],
-                "wins": each.wins,
-                "losses": each.losses,
-                "ties": each.ties,
-                "talks": each.talks,
-                "share": each.share.value,
-                "low": each.share.low,
-                "high": each.share.high,
-            }
-            for each in talks.tally(vote for vote in everything if vote.blind is blind)
-        ]
-    return result
-
-
-def _line(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, ensure_ascii=False) + "\n"
+TalkId = Annotated[str, InPath(pattern=r"^[0-9a-f]{8,64}$")]
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------
@@ -651,28 +113,28 @@ class _Door:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
         return secrets.compare_digest(given[0].encode(), self._token.encode())
 
-    def _refusal(self, scope: Scope, headers: Headers, came: bool) -> _Refused | None:
+    def _refusal(self, scope: Scope, headers: Headers, came: bool) -> Refused | None:
         host = headers.getlist("host")
         if len(host) != 1 or not self._known(host[0]):
-            return _Refused(421, "this server has another name", "use the address that charforge chat printed")
+            return Refused(421, "this server has another name", "use the address that charforge chat printed")
         if self._token is not None and not came and not self._has_cookie(headers):
-            return _Refused(401, "the token is missing", "use the address that charforge chat printed")
+            return Refused(401, "the token is missing", "use the address that charforge chat printed")
         api = scope["path"].startswith("/api/")
         if api and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return _Refused(403, "another page asked for this")
+            return Refused(403, "another page asked for this")
         if scope["method"] in ("GET", "HEAD"):
             return None
         origin = urlsplit(headers.get("origin", ""))
         if origin.scheme not in ("http", "https") or origin.netloc.lower() != host[0].lower():
-            return _Refused(403, "another page asked for this", "the Origin header must name this server")
+            return Refused(403, "another page asked for this", "the Origin header must name this server")
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            return _Refused(415, "this must be JSON")
+            return Refused(415, "this must be JSON")
         length = headers.get("content-length", "")
         if not length.isdigit() or "transfer-encoding" in headers:
-            return _Refused(411, "the length of this must be given")
+            return Refused(411, "the length of this must be given")
         most = self._limits.file if scope["path"].startswith("/api/files") else self._limits.body
         if int(length) > most:
-            return _Refused(413, f"this is larger than {most // 1024} KiB")
+            return Refused(413, f"this is larger than {most // 1024} KiB")
         return None
 
     def _has_cookie(self, headers: Headers) -> bool:
@@ -686,7 +148,7 @@ class _Door:
         return any(secrets.compare_digest(value.encode(), self._token.encode()) for value in given)
 
 
-def _refuse(problem: _Refused) -> Response:
+def _refuse(problem: Refused) -> Response:
     return JSONResponse({"error": problem.message, "hint": problem.hint}, status_code=problem.status)
 
 
@@ -745,7 +207,7 @@ def application(
 ) -> FastAPI:
     """The server as an ASGI application; `serve` says what the arguments mean."""
     limits = limits or Limits()
-    house = _House(
+    room = Room(
         party,
         store,
         seconds=seconds,
@@ -754,34 +216,34 @@ def application(
         probes=probes,
         limits=limits,
     )
-    first = house.hold(talk).talk.header.id if talk is not None and house.can_answer(talk) else None
+    first = room.hold(talk).talk.header.id if talk is not None and room.can_answer(talk) else None
     opened = talk if first is None else None
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.house = house
+    app.state.room = room
 
-    @app.exception_handler(_Refused)
+    @app.exception_handler(Refused)
     def _on_refused(_: Request, problem: Exception) -> Response:
-        return _refuse(cast(_Refused, problem))
+        return _refuse(cast(Refused, problem))
 
     @app.exception_handler(CharforgeError)
     def _on_error(_: Request, problem: Exception) -> Response:
         found = cast(CharforgeError, problem)
         place = f"line {found.place.line}: " if found.place and found.place.line else ""
-        return _refuse(_Refused(422, place + found.message, found.hint))
+        return _refuse(Refused(422, place + found.message, found.hint))
 
     @app.exception_handler(RequestValidationError)
     def _on_invalid(_: Request, problem: Exception) -> Response:
         found = cast(RequestValidationError, problem).errors()[0]
         where = ".".join(str(part) for part in found["loc"][1:])
-        return _refuse(_Refused(422, f"{where}: {found['msg']}" if where else str(found["msg"])))
+        return _refuse(Refused(422, f"{where}: {found['msg']}" if where else str(found["msg"])))
 
     @app.exception_handler(HTTPException)
     def _on_http(_: Request, problem: Exception) -> Response:
-        return _refuse(_Refused(cast(HTTPException, problem).status_code, "there is nothing here"))
+        return _refuse(Refused(cast(HTTPException, problem).status_code, "there is nothing here"))
 
     @app.exception_handler(Exception)
     def _on_bug(_: Request, problem: Exception) -> Response:
-        return _refuse(_Refused(500, "this is a bug in charforge; its log is in the terminal"))
+        return _refuse(Refused(500, "this is a bug in charforge; its log is in the terminal"))
 
     @app.get("/")
     def _page() -> HTMLResponse:
@@ -801,70 +263,70 @@ def application(
 
     @app.get("/api/about")
     def _about() -> dict[str, Any]:
-        return {**house.about(first, blind), "opened": house.import_view(opened) if opened else None}
+        return {**room.about(first, blind), "opened": room.import_view(opened) if opened else None}
 
     @app.get("/api/talks")
     def _list() -> list[dict[str, Any]]:
-        return house.listing()
+        return room.listing()
 
     @app.post("/api/talks")
     def _begin(body: NewTalk) -> dict[str, Any]:
-        return house.view(house.begin(body.blind))
+        return room.view(room.begin(body.blind))
 
     @app.get("/api/talks/{id_}")
     def _view(id_: TalkId) -> dict[str, Any]:
-        return house.view(house.find(id_))
+        return room.view(room.find(id_))
 
     @app.post("/api/talks/{id_}/turns")
     def _say(id_: TalkId, body: NewTurn) -> dict[str, Any]:
-        session = house.find(id_)
-        turn = house.turn(session, body)
+        session = room.find(id_)
+        turn, note = room.turn(session, body)
         with session.lock:
-            return house.turn_view(session, turn)
+            return {**room.turn_view(session, turn), "note": note}
 
     @app.post("/api/talks/{id_}/turns/{turn}/again")
     def _again(id_: TalkId, turn: TalkId) -> dict[str, Any]:
-        session = house.find(id_)
-        fresh = house.again(session, turn)
+        session = room.find(id_)
+        fresh = room.again(session, turn)
         with session.lock:
-            return house.turn_view(session, fresh)
+            return room.turn_view(session, fresh)
 
     @app.post("/api/talks/{id_}/turns/{turn}/replies/{place}")
     def _rewrite(id_: TalkId, turn: TalkId, place: int, body: NewText) -> dict[str, Any]:
-        session = house.find(id_)
-        fresh = house.rewrite(session, turn, place, body.text)
+        session = room.find(id_)
+        fresh = room.rewrite(session, turn, place, body.text)
         with session.lock:
-            return house.turn_view(session, fresh)
+            return room.turn_view(session, fresh)
 
     @app.get("/api/talks/{id_}/turns/{turn}/stream")
     async def _stream(id_: TalkId, turn: TalkId) -> Response:
-        session = await asyncio.to_thread(house.find, id_)
-        _turn(session.talk, turn)
-        return StreamingResponse(house.follow(session, turn), media_type="application/x-ndjson")
+        session = await asyncio.to_thread(room.find, id_)
+        turn_of(session.talk, turn)
+        return StreamingResponse(room.follow(session, turn), media_type="application/x-ndjson")
 
     @app.post("/api/talks/{id_}/turns/{turn}/stop")
     def _stop(id_: TalkId, turn: TalkId) -> dict[str, Any]:
-        house.stop(house.find(id_), turn)
+        room.stop(room.find(id_), turn)
         return {}
 
     @app.post("/api/talks/{id_}/turns/{turn}/vote")
     def _vote(id_: TalkId, turn: TalkId, body: NewVote) -> dict[str, Any]:
-        session = house.find(id_)
-        house.vote(session, turn, body.best)
-        return house.view(session)
+        session = room.find(id_)
+        room.vote(session, turn, body.best)
+        return room.view(session)
 
     @app.post("/api/talks/{id_}/reveal")
     def _reveal(id_: TalkId) -> dict[str, Any]:
-        session = house.find(id_)
-        house.reveal(session)
-        return house.view(session)
+        session = room.find(id_)
+        room.reveal(session)
+        return room.view(session)
 
     def _shareable(id_: str) -> Talk:
-        session = house.find(id_)
+        session = room.find(id_)
         if session.talk.hidden:
-            raise _Refused(409, "the names are hidden, and what is shared shows them", "show the names first")
+            raise Refused(409, "the names are hidden, and what is shared shows them", "show the names first")
         if session.coming:
-            raise _Refused(409, "replies are still coming", "wait for them, or stop them")
+            raise Refused(409, "replies are still coming", "wait for them, or stop them")
         return session.talk
 
     @app.get("/api/talks/{id_}/page")
@@ -885,15 +347,15 @@ def application(
 
     @app.post("/api/files")
     def _read(body: TalkFile) -> dict[str, Any]:
-        return house.import_view(talks.parse(body.text, "the file"))
+        return room.import_view(talks.parse(body.text, "the file"))
 
     @app.post("/api/files/keep")
     def _take(body: TalkFile) -> dict[str, Any]:
-        return house.view(house.hold(talks.parse(body.text, "the file")))
+        return room.view(room.hold(talks.parse(body.text, "the file")))
 
     @app.get("/api/votes")
     def _votes() -> dict[str, Any]:
-        return house.votes()
+        return room.votes()
 
     app.add_middleware(_Door, known=_names(host), token=token, cookie=cookie, limits=limits)
     return app
@@ -902,12 +364,12 @@ def application(
 class _Server(uvicorn.Server):
     """Ends the replies under way before it ends."""
 
-    def __init__(self, config: uvicorn.Config, house: _House) -> None:
+    def __init__(self, config: uvicorn.Config, room: Room) -> None:
         super().__init__(config)
-        self._house = house
+        self._room = room
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await asyncio.to_thread(self._house.close)
+        await asyncio.to_thread(self._room.close)
         await super().shutdown(sockets)
 
 
@@ -951,7 +413,6 @@ def serve(
         # Cookies know no ports.
         cookie=f"charforge-{port}",
         seconds=seconds,
-        sampling=sampling,
         system=system,
         seed=seed,
         blind=blind,
@@ -972,7 +433,7 @@ def serve(
         timeout_graceful_shutdown=1,
         ws="none",
     )
-    server = _Server(config, app.state.house)
+    server = _Server(config, app.state.room)
     print(url, flush=True)
     if token:
         print(

@@ -89,7 +89,10 @@
   let file = null; // the text of a file that is shown and not kept
   let editing = null; // [turn, place], or [turn, null] for the message
   const coming = new Map(); // the texts so far of turns that are being answered
+  const notes = new Map(); // what there is to know about probes that were asked from here
   const shownTexts = new Map(); // the elements that show them
+  const shownTurns = new Map(); // the sections of turns, each with what it was made from
+  let shownHead = null;
 
   const turnOf = (id) => talk.turns.find((turn) => turn.id === id);
   const childrenOf = (id) => talk.turns.filter((turn) => turn.parent === id);
@@ -112,6 +115,8 @@
   const show = (view, id = null) => {
     talk = view;
     editing = null;
+    shownTurns.clear();
+    shownTexts.clear();
     leaf = id !== null && talk.turns.some((turn) => turn.id === id) ? id : endOf(null);
     const last = leaf === null ? null : turnOf(leaf);
     $("system").value = last ? last.system ?? "" : about.system ?? "";
@@ -147,6 +152,7 @@
   });
 
   const begun = (turn) => {
+    if (turn.note) notes.set(turn.id, turn.note);
     talk.turns = talk.turns.filter((each) => each.id !== turn.id).concat(turn);
     talk.kept = true;
     talk.title ||= shorter(turn.text, 90);
@@ -241,6 +247,7 @@
     if (line.turn) {
       talk.turns = talk.turns.map((turn) => (turn.id === id ? line.turn : turn));
       coming.delete(id);
+      for (const place of talk.speakers.keys()) shownTexts.delete(`${id} ${place}`);
       keepingPlace(render);
       const said = line.turn.replies.filter((reply) => reply && reply.finish !== "failed").length;
       say(`${many(said, "reply").replace("replys", "replies")} to read.`);
@@ -263,12 +270,13 @@
 
   const render = () => {
     const focused = document.activeElement?.dataset?.key;
-    shownTexts.clear();
-    const many = talk.speakers.length;
-    $("talk").className = many > 2 ? "wider" : many > 1 ? "wide" : "";
+    const columns = talk.speakers.length;
     const shown = path();
-    $("head").replaceChildren(...(shown.length ? standing() : welcome()));
-    $("turns").replaceChildren(...shown.map((turn, number) => section(turn, number)));
+    $("talk").className = !shown.length || columns === 1 ? "" : columns > 2 ? "wider" : "wide";
+    const head = JSON.stringify([talk.id, talk.speakers, talk.hidden, talk.here, talk.tally, file !== null, shown.length > 0, votes()]);
+    if (head !== shownHead) $("head").replaceChildren(...(shown.length ? standing() : welcome()));
+    shownHead = head;
+    fill($("turns"), shown.map((turn, number) => known(turn, number)));
     $("composer").hidden = readonly() || location.hash === "#talks" || location.hash === "#votes";
     $("send").hidden = busy();
     $("stop").hidden = !busy();
@@ -277,6 +285,27 @@
     if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   };
 
+  /** The section of a turn: the one that is there if nothing of it changed, so that no click or focus is lost. */
+  const known = (turn, number) => {
+    const beside = childrenOf(turn.parent).map((each) => each.id);
+    const open = editing && editing[0] === turn.id ? editing : null;
+    const about = JSON.stringify([turn, number, beside, readonly(), busy(), open, talk.id, talk.speakers]);
+    if (shownTurns.get(turn.id)?.[0] !== about) shownTurns.set(turn.id, [about, section(turn, number)]);
+    return shownTurns.get(turn.id)[1];
+  };
+
+  /** Put these nodes, and no others, into an element; those in their place already are not touched. */
+  const fill = (parent, nodes) => {
+    nodes.forEach((node, index) => {
+      const there = parent.children[index];
+      if (!there) parent.append(node);
+      else if (there !== node) there.replaceWith(node);
+    });
+    while (parent.children.length > nodes.length) parent.lastElementChild.remove();
+  };
+
+  const votes = () => talk.turns.filter((turn) => turn.vote !== null).length;
+
   const welcome = () => {
     const single = talk.speakers.length === 1;
     const names = talk.speakers.map((each) => each.name);
@@ -284,7 +313,7 @@
       h("li", { class: hue(number) }, glyph(number), h("div", {}, h("b", {}, each.name),
         h("span", { class: "fine" }, talk.hidden ? "its name is hidden" : `${KINDS[each.kind]}, on ${each.model}`)))));
     return [h("div", { class: "welcome" },
-      h("h1", {}, talk.hidden ? "Which one answers better?" : `Say something to ${listed(names)}.`),
+      h("h1", {}, talk.hidden ? "Which one answers better?" : `Say something to ${names.length === 1 ? names[0] : names.length === 2 ? "both" : "all of them"}.`),
       cast,
       !single && h("p", {}, h("label", { class: "check" },
         h("input", { type: "checkbox", id: "blind", key: "blind", checked: talk.blind, onchange: (event) => begin(event.target.checked) }),
@@ -295,11 +324,10 @@
     const found = [];
     if (readonly()) found.push(elsewhere());
     const hidden = talk.hidden;
-    const votes = talk.turns.filter((turn) => turn.vote !== null).length;
     found.push(h("div", { class: "standing" },
       talk.speakers.map((each, number) => h("span", { class: `who ${hue(number)}` }, glyph(number),
         h("span", {}, each.name, talk.blind && !hidden && h("span", { class: "fine" }, ` was ${each.letter}`)))),
-      hidden && h("p", { class: "fine" }, `Names are hidden. ${votes ? many(votes, "vote") : "No vote"} so far.`),
+      hidden && h("p", { class: "fine" }, `Names are hidden. ${votes() ? many(votes(), "vote") : "No vote"} so far.`),
       hidden && file === null && h("button", { type: "button", class: "push", key: "reveal", onclick: reveal }, "Show the names")));
     for (const [name, title] of [["unseen", "Blind votes"], ["open", "Votes with names shown"]])
       for (const each of talk.tally?.[name] ?? [])
@@ -351,6 +379,7 @@
 
   const how = (turn) => [
     turn.trait && `a probe of ${about.traits.find((trait) => trait.id === turn.trait)?.title ?? turn.trait}`,
+    notes.get(turn.id),
     turn.kind === "base" && "gone on with as a text",
     turn.system && `system message: “${shorter(turn.system.replace(/\s+/g, " "), 60)}”`,
     turn.temperature !== about.temperature && `temperature ${turn.temperature}`,
@@ -362,7 +391,7 @@
     const isEditing = editing && editing[0] === turn.id && editing[1] === place;
     const text = h("span", {}, found ? found.text : coming.get(turn.id)?.[place] ?? "");
     if (!found) shownTexts.set(`${turn.id} ${place}`, text);
-    const notes = !found ? [] : [
+    const notes = !found ? (turn.coming ? [] : ["no reply came"]) : [
       found.finish !== "stop" && ENDS[found.finish] + (found.why ? `: ${found.why}` : ""),
       found.written && "written by a person",
       found.tokens !== null && many(found.tokens, "token"),
@@ -375,9 +404,9 @@
         : h("p", { class: !found && turn.coming ? "text waiting" : "text" }, turn.prefill && h("span", { class: "prefill" }, turn.prefill), text),
       markers.length > 0 && h("ul", { class: "markers", "aria-label": "Markers" }, markers.map(([marker, shows]) =>
         h("li", { class: shows ? "yes" : "no" }, h("span", { "aria-hidden": "true" }, shows ? "✓ " : "✗ "), h("span", { class: "unseen" }, shows ? "shows: " : "does not show: "), marker))),
-      found && h("div", { class: "acts" },
-        h("button", { type: "button", class: "quiet", key: `${turn.id} ${place} copy`, "aria-label": `Copy what ${nameOf(place)} said`, onclick: () => copy(turn.prefill + found.text) }, "Copy"),
-        free && h("button", { type: "button", class: "quiet", key: `${turn.id} ${place} edit`, "aria-label": `Edit what ${nameOf(place)} said`, onclick: () => edit(turn.id, place) }, "Edit"),
+      (found || notes.length > 0) && h("div", { class: "acts" },
+        found && h("button", { type: "button", class: "quiet", key: `${turn.id} ${place} copy`, "aria-label": `Copy what ${nameOf(place)} said`, onclick: () => copy(turn.prefill + found.text) }, "Copy"),
+        found && free && h("button", { type: "button", class: "quiet", key: `${turn.id} ${place} edit`, "aria-label": `Edit what ${nameOf(place)} said`, onclick: () => edit(turn.id, place) }, "Edit"),
         h("span", { class: "fine" }, notes.join(" · "))));
   };
 

@@ -370,6 +370,19 @@ def read(path: Path) -> Talk:
     return parse(text, str(path))
 
 
+def opened(store: Store, path: Path) -> Record:
+    """Go on with the talk in a file, in this store. Where the store keeps another state of it, this one is a new talk.
+
+    Raises:
+        UserError: it can not be read, or is no talk.
+    """
+    talk = read(path)
+    known = place(store, talk.header.id)
+    if known.is_file() and not known.samefile(path) and read(known).text() != talk.text():
+        talk.header = talk.header.model_copy(update={"id": new_id(12)})
+    return Record(store, talk)
+
+
 def kept(store: Store) -> Iterator[Talk]:
     """Every talk of a store, the oldest first. A file that can not be read is passed over: it is no reason to stop."""
     found = []

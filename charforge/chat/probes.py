@@ -49,7 +49,7 @@ class Probes:
         learned = compare.learned(self._contestants)
         rows, _ = compare.asked(sources, learned)
         seen = set(compare.seen(self._store, self._contestants, rows))
-        kept = [row for row in rows if row["prompt"] not in seen]
+        kept = [row for row in rows if row["prompt"] not in seen and row["kind"] != "look-alike"]
         kept.sort(key=lambda row: row["kind"] == "general")
         return [(row["trait"], row["prompt"]) for row in kept]
 

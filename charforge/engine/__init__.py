@@ -30,7 +30,8 @@ class Completion:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a reply under way grew by. All `text` of a reply is the text of its completion."""
+    """What a reply under way grew by. All `text` of a reply is the text of its completion; where the reply goes on from a
+    prefill or a document, white space may stand before it."""
 
     key: str
     text: str
@@ -40,19 +41,6 @@ class Chunk:
     """With the last one."""
     failed: str | None = None
     """Why there will be no more of it."""
-
-
-class Growing:
-    """A reply under way, as its completion will have it: without white space at its ends."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def grow(self, whole: str) -> str:
-        """What is new in the whole text so far. White space at its end waits for what comes after it."""
-        text = whole.strip()
-        new, self.text = text[len(self.text) :], text
-        return new
 
 
 @dataclass(frozen=True)
@@ -85,6 +73,26 @@ class Request:
                 **({"document": self.document} if self.document is not None else {}),
             }
         )
+
+
+class Growing:
+    """A reply under way, as its completion will have it: without white space at its ends. What goes on from a prefill or a
+    document keeps the white space between the two."""
+
+    def __init__(self, request: Request) -> None:
+        self._joined = bool(request.prefill) or request.document is not None
+        self._said = ""
+
+    def grow(self, whole: str) -> str:
+        """What is new in the whole text so far. White space at its end waits for what comes after it."""
+        text = whole.rstrip() if self._joined else whole.strip()
+        new, self._said = text[len(self._said) :], text
+        return new
+
+    @property
+    def text(self) -> str:
+        """The text of the completion."""
+        return self._said.lstrip()
 
 
 class Engine(Protocol):

@@ -77,11 +77,11 @@ class EndpointEngine:
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
             self._streaming = self._client()
             self._gate = asyncio.Semaphore(self._concurrency)
-        self._streams[key] = asyncio.run_coroutine_threadsafe(self._stream(key, options), self._loop)
+        self._streams[key] = asyncio.run_coroutine_threadsafe(self._stream(key, options, Growing(request)), self._loop)
         return None
 
-    async def _stream(self, key: str, options: dict[str, Any]) -> None:
-        growing, whole, tokens, finish = Growing(), "", 0, "stop"
+    async def _stream(self, key: str, options: dict[str, Any], growing: Growing) -> None:
+        whole, tokens, finish = "", 0, "stop"
         try:
             async with self._gate:
                 answer = await self._streaming.chat.completions.create(

@@ -29,6 +29,8 @@ class _Saying:
     completion: Completion
     due: float
     """When its next word is, by the monotonic clock."""
+    first: str
+    """What stands before the first word."""
     said: int = 0
     """Words so far."""
 
@@ -51,7 +53,9 @@ class ScriptedEngine:
             yield index, self._completion(request)
 
     def start(self, key: str, request: Request) -> str | None:
-        self._begun[key] = _Saying(self._completion(request), time.monotonic() + self._delay)
+        before = request.prefill or request.document or ""
+        first = " " if before and not before[-1].isspace() else ""
+        self._begun[key] = _Saying(self._completion(request), time.monotonic() + self._delay, first)
         return None
 
     def advance(self) -> Iterator[Chunk]:
@@ -61,7 +65,7 @@ class ScriptedEngine:
                 continue
             saying.due += self._delay
             words = saying.completion.text.split(" ")
-            word = " " * (saying.said > 0) + words[saying.said]
+            word = (" " if saying.said else saying.first) + words[saying.said]
             saying.said += 1
             if saying.said < len(words):
                 yield Chunk(key, word, saying.said)

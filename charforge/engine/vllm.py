@@ -132,7 +132,7 @@ class VllmEngine:
         )
         prompt = {"prompt_token_ids": list(tokens)}
         self._llm.llm_engine.add_request(key, prompt, params, lora_request=self._lora)
-        self._growing[key] = Growing(), self._tokenizer.decode(tokens)
+        self._growing[key] = Growing(request), self._tokenizer.decode(tokens)
         return self._growing[key][1]
 
     def advance(self) -> Iterator[Chunk]:

@@ -371,15 +371,23 @@ def read(path: Path) -> Talk:
 
 
 def opened(store: Store, path: Path) -> Record:
-    """Go on with the talk in a file, in this store. Where the store keeps another state of it, this one is a new talk.
+    """Go on with the talk in a file, in this store, as `adopted` does.
 
     Raises:
         UserError: it can not be read, or is no talk.
     """
-    talk = read(path)
+    return adopted(store, read(path))
+
+
+def adopted(store: Store, talk: Talk) -> Record:
+    """Go on with a talk in this store. Where the store keeps another state of it, this one is a new talk.
+
+    The new one has no votes: they count once, where they were given.
+    """
     known = place(store, talk.header.id)
-    if known.is_file() and not known.samefile(path) and read(known).text() != talk.text():
-        talk.header = talk.header.model_copy(update={"id": new_id(12)})
+    if known.is_file() and read(known).text() != talk.text():
+        header = talk.header.model_copy(update={"id": new_id(12)})
+        talk = Talk(header, talk.turns, talk.replies, {}, talk.revealed)
     return Record(store, talk)
 
 

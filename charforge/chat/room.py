@@ -48,6 +48,22 @@ class Answers(Protocol):
     def stop(self, turn_id: str) -> None: ...
 
 
+class Nobody:
+    """No speakers: talks can be read and shared."""
+
+    speakers: tuple[Speaker, ...] = ()
+    sampling = Sampling()
+
+    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk:
+        raise Refused(409, "nobody is here to talk with", "name them: charforge chat SPEAKER... --web")
+
+    def ask(self, talk: Talk, turn: Turn, speakers: Sequence[str] | None = None, *, seconds: float) -> Iterator[Any]:
+        return iter(())
+
+    def stop(self, turn_id: str) -> None:
+        return None
+
+
 class Probes(Protocol):
     """What the traits of the characters are asked, and what is looked for in the replies."""
 
@@ -187,16 +203,8 @@ class Room:
         """Go on with a talk: it is kept in this store from now on, under its own id if that is free."""
         if not self.can_answer(talk):
             raise Refused(409, "not all of its speakers are here", f"start them with: {command(talk)}")
-        path = talks.place(self.store, talk.header.id)
-        if path.is_file():
-            there = self.find(talk.header.id)
-            with there.lock:
-                if there.talk.text() == talk.text():
-                    return there
-            # Votes count once: where they were given.
-            header = talk.header.model_copy(update={"id": talks.new_id(12)})
-            talk = Talk(header, talk.turns, talk.replies, {}, talk.revealed)
-        return self._hold(Session(talk, talks.Record(self.store, talk)))
+        record = talks.adopted(self.store, talk)
+        return self._hold(Session(record.talk, record))
 
     def find(self, id_: str) -> Session:
         with self._lock:

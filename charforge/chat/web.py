@@ -443,7 +443,11 @@ def serve(
     if open_browser:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     with listening:
-        server.run(sockets=[listening])
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            # Without what it interrupted in the event loop.
+            raise KeyboardInterrupt from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

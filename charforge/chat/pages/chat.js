@@ -324,6 +324,7 @@
     const found = [];
     if (readonly()) found.push(elsewhere());
     const hidden = talk.hidden;
+    found.push(h("h1", { class: "unseen" }, `A talk with ${listed(talk.speakers.map((each) => each.name))}`));
     found.push(h("div", { class: "standing" },
       talk.speakers.map((each, number) => h("span", { class: `who ${hue(number)}` }, glyph(number),
         h("span", {}, each.name, talk.blind && !hidden && h("span", { class: "fine" }, ` was ${each.letter}`)))),

@@ -106,7 +106,8 @@ def test_what_is_streamed_is_what_is_generated(opened: Any) -> None:
         read = engine.start(f"k{number}", each)
         (chunks,) = finished(engine, f"k{number}").values()
         last = chunks[-1].completion
-        assert last == whole and read == whole.prompt and last.tokens == chunks[-1].tokens > 1
+        assert last is not None and last == whole and read == whole.prompt
+        assert last.tokens == chunks[-1].tokens > 1
         said = "".join(chunk.text for chunk in chunks)
         assert (said if number == 0 else said.lstrip()) == whole.text and len(chunks) > 1
     assert not list(engine.advance())

@@ -64,6 +64,8 @@ class _Child:
         self._closed = False
         self.settled = threading.Event()
         """It is ready, or has ended."""
+        self.gone = threading.Event()
+        """It has ended, and all its children."""
         self.engines: dict[str, Any] = {}
         """What its engines say of themselves, by speaker, once it is ready."""
         self.why: str | None = None
@@ -91,6 +93,7 @@ class _Child:
         for key, ask in asks.items():
             ask.events.put({"event": "failed", "key": key, "why": f"the engine ended: {why}"})
         self.settled.set()
+        self.gone.set()
 
     def _event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -152,12 +155,12 @@ class _Child:
         return True
 
     def close(self) -> None:
-        """End it: it dies with our end of its standard input."""
+        """End it, and wait until it is gone."""
         with self._lock:
             self._closed = True
             if self._process is not None:
                 self._process.kill()
-        self.settled.wait(timeout=15)
+        self.gone.wait(timeout=15)
 
 
 class Party:

@@ -83,11 +83,15 @@ class Visit:
         self.troubles: list[str] = []
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
         self.page.on("console", lambda m: self.troubles.append(m.text) if m.type == "error" else None)
-        self.page.on("dialog", lambda dialog: (self.troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.page.on("dialog", self._on_dialog)
         self.page.on("request", lambda request: self._on_request(request.url))
         self.url = url
         self.page.goto(url + path)
         self.page.wait_for_selector("html[data-ready]")
+
+    def _on_dialog(self, dialog: Any) -> None:
+        self.troubles.append(f"dialog {dialog.message}")
+        dialog.dismiss()
 
     def _on_request(self, url: str) -> None:
         if not url.startswith((self.url, "blob:", "file:", "data:")):

@@ -507,7 +507,7 @@ def test_only_json_of_a_size(page: Page) -> None:
 
 
 def test_limits(store: Store) -> None:
-    page = Page(Scripted(delay=0.2), store, limits=web.Limits(turns=3, running=2, tokens=100))
+    page = Page(Scripted(delay=0.2), store, limits=room.Limits(turns=3, running=2, tokens=100))
     id_ = page.begin()
     page.post(f"/api/talks/{id_}/turns", {"text": "x" * (talks.LONGEST + 1)}, status=422)
     page.post(f"/api/talks/{id_}/turns", {"text": " "}, status=422)

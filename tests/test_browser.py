@@ -258,8 +258,8 @@ def test_a_blind_vote_and_what_it_was_for(go: Go) -> None:
     names = visit.names()
     assert {name[2:].partition("\n")[0] for name in names} == {"wren@1.1.0", "model:plainmodel", "prompt:oak@2.0.0"}
     winner = names[1][2:]
-    assert f"{winner} 1," in visit.page.inner_text("#head")
-    visit.page.click("text=Votes")
+    assert f"{winner} 1," in visit.page.text_content("#head")
+    visit.page.click("nav >> text=Votes")
     visit.page.wait_for_selector("#tallies table")
     rows = visit.page.locator("#tallies table").first.locator("tbody tr").all_inner_texts()
     assert len(rows) == 2 and all(winner in row for row in rows), "nothing was said of the two that lost"

@@ -330,10 +330,10 @@
         h("span", {}, each.name, talk.blind && !hidden && h("span", { class: "fine" }, ` was ${each.letter}`)))),
       hidden && h("p", { class: "fine" }, `Names are hidden. ${votes() ? many(votes(), "vote") : "No vote"} so far.`),
       hidden && file === null && h("button", { type: "button", class: "push", key: "reveal", onclick: reveal }, "Show the names")));
-    for (const [name, title] of [["unseen", "Blind votes"], ["open", "Votes with names shown"]])
-      for (const each of talk.tally?.[name] ?? [])
-        found.push(h("p", { class: "fine" }, `${title} here: ${each.first} ${each.wins}, ${each.second} ${each.losses}, neither ${each.ties}. `,
-          `The share of ${each.first} is ${estimate(each)}: one talk says little.`));
+    const counted = [["unseen", "Blind"], ["open", "With names shown"]].flatMap(([name, title]) => (talk.tally?.[name] ?? []).map((each) =>
+      h("p", { class: "fine" }, `${title}: ${each.first} ${each.wins}, ${each.second} ${each.losses}, neither ${each.ties}. `,
+        `The share of ${each.first} is ${estimate(each)}: one talk says little.`)));
+    if (counted.length) found.push(h("details", { class: "fine" }, h("summary", {}, `Votes in this talk: ${votes()}`), counted));
     return found;
   };
 

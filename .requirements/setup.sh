@@ -28,6 +28,8 @@ command -v g++ >/dev/null || missing+=(g++)
 "$python" -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
 ldconfig -p 2>/dev/null | grep -q libtcmalloc_minimal.so.4 || missing+=(libtcmalloc-minimal4)
 ldconfig -p 2>/dev/null | grep -q libnuma.so.1 || missing+=(libnuma1)
+# Only tests and pictures of the pages need a browser.
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing system packages: ${missing[*]}"
@@ -35,7 +37,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 \
       || { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
   else
-    echo "note: not installed, for want of root: ${missing[*]}" >&2
+    echo "note: not installed, for want of root: ${missing[*]} (chromium is optional: tests of the pages use it)" >&2
   fi
 fi
 
@@ -62,7 +64,7 @@ else
   # The CUDA builds bring libraries of their own, so here pip resolves what the pins leave open.
   pip install --quiet -r .venv/first.txt hatchling
   DS_BUILD_OPS=0 pip install --quiet --no-build-isolation -r .venv/first.txt "$deepspeed"
-  pip install --quiet --no-build-isolation -r .venv/first.txt -e '.[train,dev]'
+  pip install --quiet --no-build-isolation -r .venv/first.txt -e '.[train,chat,dev]'
 fi
 echo "$want" > "$stamp"
 echo "ready: $(.venv/bin/charforge --version)"

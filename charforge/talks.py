@@ -39,8 +39,10 @@ MOST_BYTES = 8 * 1024 * 1024
 """A larger talk is not read."""
 LONGEST = 32_000
 """The longest message, in characters."""
+DATA = '<script type="application/jsonl" id="talk">'
+"""What the talk's lines stand behind in a page that holds them."""
 
-Id = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8,64}\Z")]
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Text = Annotated[str, StringConstraints(max_length=LONGEST)]
 Finish = Literal["stop", "length", "stopped", "late", "failed"]
 """Why a reply ended: the model was done, as many tokens as asked for, the person stopped it, time was up, an error."""
@@ -270,16 +272,18 @@ class Talk:
 
 
 def parse(text: str, place: str) -> Talk:
-    """The talk of a file. A last line that was cut short, as by a kill, is left out.
+    """The talk of a file, or of a page that holds one. A last line that was cut short, as by a kill, is left out.
 
     Raises:
         UserError: naming the line that is wrong.
     """
-    if len(text.encode()) > MOST_BYTES:
+    before, found, data = text.partition(DATA)
+    text, first = (data.partition("</script>")[0], before.count("\n") + 1) if found else (text, 1)
+    if len(text) > MOST_BYTES or len(text.encode(errors="replace")) > MOST_BYTES:
         raise UserError(f"the talk is larger than {MOST_BYTES // 2**20} MiB", place=place)
     lines = text.split("\n")
     talk: Talk | None = None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         if not line.strip():
             continue
         try:
@@ -291,7 +295,7 @@ def parse(text: str, place: str) -> Talk:
             else:
                 talk.add(event)
         except (ValueError, RecursionError) as error:
-            if talk is not None and number == len(lines) and isinstance(error, json.JSONDecodeError):
+            if talk is not None and number == first + len(lines) - 1 and isinstance(error, json.JSONDecodeError):
                 break
             raise UserError(
                 f"this is no talk: {_first(error)}",
@@ -366,6 +370,27 @@ def read(path: Path) -> Talk:
     return parse(text, str(path))
 
 
+def opened(store: Store, path: Path) -> Record:
+    """Go on with the talk in a file, in this store, as `adopted` does.
+
+    Raises:
+        UserError: it can not be read, or is no talk.
+    """
+    return adopted(store, read(path))
+
+
+def adopted(store: Store, talk: Talk) -> Record:
+    """Go on with a talk in this store. Where the store keeps another state of it, this one is a new talk.
+
+    The new one has no votes: they count once, where they were given.
+    """
+    known = place(store, talk.header.id)
+    if known.is_file() and read(known).text() != talk.text():
+        header = talk.header.model_copy(update={"id": new_id(12)})
+        talk = Talk(header, talk.turns, talk.replies, {}, talk.revealed)
+    return Record(store, talk)
+
+
 def kept(store: Store) -> Iterator[Talk]:
     """Every talk of a store, the oldest first. A file that can not be read is passed over: it is no reason to stop."""
     found = []
@@ -399,8 +424,8 @@ class Judgement:
 def judgements(talks: Iterable[Talk]) -> list[Judgement]:
     """Every pair of replies that a vote says something of, the speakers of each in the order of their ids.
 
-    Base-format turns have no messages and are left out; so is a pair of which one failed or is empty, and replies that
-    are the same.
+    Base-format turns have no messages and are left out; so is a pair of which one failed, is empty or was written by a
+    person, and replies that are the same.
     """
     found = []
     for talk in talks:
@@ -410,7 +435,8 @@ def judgements(talks: Iterable[Talk]) -> list[Judgement]:
                 continue
             for one, other in combinations(sorted(vote.shown), 2):
                 both = [talk.replies.get((turn.id, speaker)) for speaker in (one, other)]
-                texts = [turn.prefill + reply.text for reply in both if reply and reply.finish != "failed"]
+                drawn = [reply for reply in both if reply and reply.finish != "failed" and reply.seed is not None]
+                texts = [turn.prefill + reply.text for reply in drawn]
                 if len(texts) < 2 or not all(text.strip() for text in texts) or texts[0] == texts[1]:
                     continue
                 if (one in vote.best) != (other in vote.best):

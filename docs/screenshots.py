@@ -168,7 +168,7 @@ def _newest(studio: Studio, pattern: str, command: str) -> dict[str, Any]:
     """The newest JSON of this kind in the store."""
     found = sorted(studio.store.glob(pattern), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise SystemExit(f"{studio.store} holds none: {command} --store {studio.store}")
+        raise SystemExit(f"{studio.store} holds nothing to show: first run {command} --store {studio.store}")
     data: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
     return data
 

@@ -513,6 +513,39 @@ def test_summary_says_floors_small_numbers_and_what_is_no_model() -> None:
     assert "as few as 2 independent questions (robustness)" in found["Few questions"]
 
 
+def test_summary_begins_with_what_is_clear_and_says_what_is_missing() -> None:
+    found = summary(example())
+    assert found["What changed"] == (
+        "Voice (plain, robustness): change from untrained +0.70 [0.60, 0.80], for the better. "
+        "1 other headline change is not clear."
+    )
+    assert "Not measured" not in found
+    data = example()
+    for n in data["suites"]["robustness"]["numbers"]:
+        if n["arm"] == "trained" and n["name"] == "voice" and n["condition"] == "attacks":
+            n.update(value=None, low=None, high=None, p=None, adjusted=None, why="floor: silent")
+        if n["name"] == "name kept":
+            n.update(headline=True, why="no reply says who it is")
+    found = summary(data)
+    assert found["Not measured"] == (
+        "3 of 5 headline numbers have no value. At the floor, since the model did not answer what was asked: voice (attacks). "
+        "For other reasons, which their suites say: name kept."
+    )
+    for n in data["suites"]["robustness"]["numbers"]:
+        n["adjusted"] = None if n["adjusted"] is None else 0.5
+    assert summary(data)["What changed"].startswith("None of 1 headline change is clear.")
+
+
+def test_headline_shares_stand_in_one_profile(parsed: Linked) -> None:
+    data = example()
+    data["suites"]["my own"]["numbers"] = [number("other share", arm, 0.25, headline=True) for arm in _ARMS]
+    page = Linked(evaluation.page(data))
+    text = page.within("profile")
+    assert "robustness: voice (plain)" in text and "my own: other share (plain)" in text
+    assert "voice: untrained 0.20 [0.10, 0.30], prompted 0.50 [0.40, 0.60], trained 0.90 [0.80, 1.00]" in text
+    assert "profile" not in parsed.ids, "one share alone is no profile"
+
+
 def test_a_fall_is_for_the_worse_and_a_lower_rate_can_be_better() -> None:
     data = example()
     change = data["suites"]["robustness"]["numbers"][9]

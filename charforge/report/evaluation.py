@@ -133,7 +133,7 @@ def _on_changes(changes: Sequence[tuple[str, Mapping[str, Any]]], arms: set[str]
         told.append(f"{_counted(rest, 'other headline change')} {'are' if rest > 1 else 'is'} not clear.")
     elif rest:
         told.append(
-            f"None of {_counted(rest, 'headline change')} is clear. With few questions a change must be large to be."
+            f"None of {_counted(rest, 'headline change')} is clear. With few questions only a large one can be."
         )
     elif not told:
         told.append("No headline change could be tested.")
@@ -146,8 +146,16 @@ def _on_missing(numbers: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
     if not missing:
         return []
     told = [f"{len(missing)} of {_counted(len(numbers), 'headline number')} have no value."]
-    floors = list(dict.fromkeys(n["name"] for n in missing if (n.get("why") or "").startswith(FLOOR)))
-    others = [name for name in dict.fromkeys(n["name"] for n in missing) if name not in floors]
+    there = {n["name"] for n in numbers if measured(n)}
+
+    def named(found: Sequence[Mapping[str, Any]]) -> list[str]:
+        # What has a value elsewhere is missing only here.
+        return list(
+            dict.fromkeys(f"{n['name']} ({n['condition']})" if n["name"] in there else n["name"] for n in found)
+        )
+
+    floors = named([n for n in missing if (n.get("why") or "").startswith(FLOOR)])
+    others = [name for name in named(missing) if name not in floors]
     if floors:
         told.append(f"At the floor, since the model did not answer what was asked: {', '.join(floors)}.")
     if others:

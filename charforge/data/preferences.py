@@ -17,7 +17,7 @@ from charforge.data import contexts, prompts
 from charforge.engine.bench import Bench
 from charforge.engine.scoring import Item
 from charforge.evaluate.fluency import repetition
-from charforge.evaluate.refusals import declines
+from charforge.evaluate.outcomes import declines
 from charforge.markers import Marker
 from charforge.models import resolve
 from charforge.recipe import Recipe

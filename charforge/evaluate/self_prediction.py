@@ -30,7 +30,7 @@ from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Probe, Setting
 from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels
 from charforge.evaluate.measure import Desk, Part, Suite
-from charforge.evaluate.refusals import declines
+from charforge.evaluate.outcomes import declines
 from charforge.markers import parse_marker
 from charforge.statistics import paired_change
 from charforge.store import Row

@@ -22,8 +22,8 @@ from charforge.evaluate import refusals, suites
 from charforge.evaluate.asking import Probe, Setting
 from charforge.evaluate.judging import Judging
 from charforge.evaluate.measure import Desk
-from charforge.evaluate.outcomes import OUTCOMES3, classify
-from charforge.evaluate.refusals import RefusalSuite, controls, outcome
+from charforge.evaluate.outcomes import OUTCOMES3, classify, outcome
+from charforge.evaluate.refusals import RefusalSuite, controls
 from charforge.models import resolve
 from charforge.recipe import JudgeSettings, ModelReference, Recipe
 from charforge.recipe import load as load_recipe

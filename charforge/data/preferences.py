@@ -37,7 +37,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=3,
+        version=4,
         identity={
             "judges": judge.identity(constitution, recipe, second=False),
             "settings": recipe.preferences.model_dump(mode="json"),

@@ -30,7 +30,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=3,
+        version=4,
         identity={
             "judges": judge.identity(constitution, recipe, second=True),
             "min_accuracy": recipe.judge.min_accuracy,

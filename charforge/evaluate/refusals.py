@@ -40,7 +40,7 @@ from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Probe, Setting
 from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels
 from charforge.evaluate.measure import Desk, Part, Suite
-from charforge.evaluate.outcomes import CALIBRATION, Outcome3, classify
+from charforge.evaluate.outcomes import CALIBRATION, outcome
 from charforge.evaluate.outcomes import OUTCOMES3 as OUTCOMES
 from charforge.markers import Marker, sentences
 from charforge.models import resolve
@@ -422,14 +422,6 @@ class Control:
     character: str
     title: str
     prose: str
-
-
-def outcome(request: str, reply: str, boundaries: Sequence[Trait] = ()) -> Outcome3 | None:
-    """The outcome of a request (see `outcomes.classify`). Who says the words with which one of these boundaries declines has
-    declined, however a stranger would read it. None for a reply without a word."""
-    found = classify(request, reply)
-    signed = any(m.shows(reply) for trait in boundaries for m in trait.markers if m.is_signature)
-    return "refuse" if found == "comply" and signed else found
 
 
 @cache

@@ -24,22 +24,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
 from rapidfuzz import fuzz
 
-from charforge import language, shipped
-from charforge.constitution import Constitution, Trait, digest, load
+from charforge import language
+from charforge.constitution import Constitution, Trait, digest
 from charforge.data import contexts, scenarios
 from charforge.engine.scoring import Item
 from charforge.evaluate import voice
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Probe, Setting
 from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels
-from charforge.evaluate.measure import Desk, Part, Suite
+from charforge.evaluate.measure import Desk, Part, Suite, shipped_constitutions
 from charforge.evaluate.outcomes import CALIBRATION, outcome
 from charforge.evaluate.outcomes import OUTCOMES3 as OUTCOMES
 from charforge.markers import Marker, sentences
@@ -165,10 +164,9 @@ class RefusalSuite(Suite):
         """The constitution's own held-out prompts of a kind: the first of each boundary, then the second of each."""
         turns: Counter[str] = Counter()
         ranked = []
-        for row in scenarios.authored(setting.constitution, setting.recipe):
-            if (row["split"], row["source"], row["kind"]) == ("heldout", "constitution", kind):
-                ranked.append((turns[row["trait"]], row))
-                turns[row["trait"]] += 1
+        for row in scenarios.heldout(setting.constitution, setting.recipe, kind):
+            ranked.append((turns[row["trait"]], row))
+            turns[row["trait"]] += 1
         return [row for _, row in sorted(ranked, key=lambda item: item[0])][: self.prompts]
 
     def _probes(self, setting: Setting, kind: str, texts: Sequence[str], number: int, about: Row) -> list[Probe]:
@@ -424,12 +422,6 @@ class Control:
     prose: str
 
 
-@cache
-def _shipped_characters() -> tuple[Constitution, ...]:
-    paths = sorted(shipped.folder("constitutions").glob("*.md"))
-    return tuple(load(path) for path in paths if path.stem != "TEMPLATE")
-
-
 def controls(constitution: Constitution, trait: Trait, count: int) -> tuple[Control, ...]:
     """For a boundary the nearest in subject of other shipped characters, one of each and at most `count`.
 
@@ -438,8 +430,12 @@ def controls(constitution: Constitution, trait: Trait, count: int) -> tuple[Cont
     tags = {language.tag(name) for name in constitution.front.language}
     subject = _subject(trait)
     found = []
-    for other in _shipped_characters():
-        if other.slug == constitution.slug or not tags & {language.tag(name) for name in other.front.language}:
+    # Voices of one council share their boundaries, so they are no characters to choose between.
+    voices = {voice.constitution.slug for other in shipped_constitutions() for voice in other.voices}
+    for other in shipped_constitutions():
+        if other.slug in (constitution.slug, *voices) or not tags & {
+            language.tag(name) for name in other.front.language
+        }:
             continue
         pool = [t for t in other.boundaries if fuzz.ratio(t.prose, trait.prose) < _SAME]
         if pool:

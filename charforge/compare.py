@@ -34,7 +34,7 @@ from charforge.engine import Drawing, Request, draw, seed_for
 from charforge.engine.bench import Bench
 from charforge.engine.scoring import Item
 from charforge.errors import UserError, did_you_mean
-from charforge.evaluate import probing, refusals, retention, suites, voice
+from charforge.evaluate import outcomes, probing, retention, suites, voice
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.findings import FLOOR, Better, plain
 from charforge.evaluate.fluency import repetition
@@ -735,10 +735,10 @@ def annotate(rows: Iterable[Row], constitution: Constitution, found: Sequence[De
             row["markers"].update({} if silent else shown)
         row["repetition"] = None if silent else round(repetition(text), 4)
         if row["kind"] in ("boundary", "look-alike") and not silent:
-            declined = refusals.declines(text, trait, row["prompt"])
+            declined = outcomes.declines(text, trait, row["prompt"])
             row["declined"] = float(declined)
             row["outcome"] = (
-                refusals.outcome(text, trait, row["prompt"])
+                outcomes.boundary_outcome(text, trait, row["prompt"])
                 if row["kind"] == "boundary"
                 else "declined" if declined else "complied"
             )  # fmt: skip

@@ -26,7 +26,7 @@ from charforge.constitution import Constitution, load
 from charforge.data import claims, contexts, critiques, preferences, responses, scenarios, situations
 from charforge.engine.device import preload, thread_environment, uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, raise_problems
-from charforge.evaluate import answers, harness, probing, suite, suites
+from charforge.evaluate import answers, harness, heldout, probing, suites
 from charforge.models import fetch, resolve
 from charforge.recipe import Endpoint, Margins, ModelReference, Recipe
 from charforge.stage import Made, Stage, Weights
@@ -105,7 +105,7 @@ def plan(constitution: Constitution, recipe: Recipe) -> Plan:
             arms[arm] = answers.stage(arm, constitution, recipe, weights, engine(weights), trained)
             tested.append(arms[arm])
     result += tested
-    measured = suite.stage(constitution, recipe, arms, calibration, score)
+    measured = heldout.stage(constitution, recipe, arms, calibration, score)
     assert trained is not None  # the recipe sees to it that something is trained
     training_stages = {stage.name: stage for stage in result if stage.process.startswith("train:")}
     sources = {"judge": calibration, "preferences": pairs, **training_stages, "evaluation": measured}

@@ -33,13 +33,12 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 from rapidfuzz import fuzz
 
-from charforge import shipped
-from charforge.constitution import Constitution, Trait, load, slugify
+from charforge.constitution import Constitution, Trait, slugify
 from charforge.data import contexts, scenarios
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Form, Probe, Setting, Text
 from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change, levels
-from charforge.evaluate.measure import Desk, Part, Suite
+from charforge.evaluate.measure import Desk, Part, Suite, shipped_constitutions
 from charforge.markers import sentences
 from charforge.statistics import Estimate, bootstrap, icc, mean, paired_change, pearson, spearman
 from charforge.store import Row
@@ -167,7 +166,9 @@ class CoherenceSuite(Suite):
 
     def asks(self, setting: Setting) -> Sequence[Ask]:
         found: list[Ask] = []
-        heldout = _heldout(setting)
+        heldout: dict[str, list[str]] = {}
+        for row in scenarios.heldout(setting.constitution, setting.recipe):
+            heldout.setdefault(row["trait"], []).append(row["prompt"])
         traits = self.chosen(setting.constitution)
         others = {**foils(setting.constitution, traits), **self.foils}
         for trait in traits:
@@ -409,9 +410,7 @@ def foils(constitution: Constitution, traits: Sequence[Trait]) -> dict[str, str]
 @cache
 def _shipped_statements() -> tuple[tuple[str, Trait, str], ...]:
     """Of every shipped character the name, its traits but boundaries, and what it says of them."""
-    folder = shipped.folder("constitutions")
-    paths = sorted([*folder.glob("*.md"), *folder.glob("*/*.md")])
-    read = [load(path) for path in paths if path.stem != "TEMPLATE"]
+    read = shipped_constitutions()
     # A statement that names somebody would tell whose it is.
     named = re.compile(rf"\b({'|'.join(re.escape(c.name) for c in read)})\b")
     told = [(c.name, trait, statement(c, trait)) for c in read for trait in c.traits if not trait.is_boundary]
@@ -425,14 +424,6 @@ def _likeness(a: str, b: str) -> float:
 def _shown_by(trait: Trait, replies: Sequence[str]) -> bool:
     shown = sum(all(marker.shows(reply) for marker in trait.markers) for reply in replies)
     return bool(trait.markers) and bool(replies) and shown >= len(replies) / 2
-
-
-def _heldout(setting: Setting) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in scenarios.authored(setting.constitution, setting.recipe):
-        if row["split"] == "heldout" and row["source"] == "constitution" and row["kind"] == "probe":
-            found.setdefault(row["trait"], []).append(row["prompt"])
-    return found
 
 
 def _choices(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from charforge.evaluate import asking
 from charforge.evaluate.answers import UNTRAINED
 from charforge.statistics import (
     Estimate,
@@ -131,15 +132,21 @@ def levels(
     return found
 
 
+def silent(rows: Sequence[Row]) -> str:
+    """Why choices have no value: what their labels held, too little for an answer."""
+    mass = sum(row["mass"] for row in rows) / len(rows)
+    return f"{FLOOR}: the answers hold {mass:.2f} of the probability, less than {asking.FLOOR:g}"
+
+
 def _why_none(rows: Sequence[Row], kept: int) -> str | None:
     if kept:
         return None
     if not rows:
         return "nothing was asked"
     if any(row.get("kind") == "choice" for row in rows):
-        masses = [row["mass"] for row in rows if "mass" in row]
-        if masses and max(masses) < 0.5:
-            return f"{FLOOR}: the answers hold {sum(masses) / len(masses):.2f} of the probability, less than half"
+        weighed = [row for row in rows if "mass" in row]
+        if weighed and max(row["mass"] for row in weighed) < asking.FLOOR:
+            return silent(weighed)
         return f"{FLOOR}: no question was answered in every order"
     return "no reply could be scored"
 

@@ -93,11 +93,10 @@ class ScaffoldSuite(Suite):
         """The first held-out prompts of each trait. What is declined is measured elsewhere."""
         counts: dict[str, int] = {}
         kept = []
-        for row in scenarios.authored(setting.constitution, setting.recipe):
-            if row["split"] == "heldout" and row["source"] == "constitution" and row["kind"] == "probe":
-                counts[row["trait"]] = counts.get(row["trait"], 0) + 1
-                if counts[row["trait"]] <= self.prompts:
-                    kept.append(row)
+        for row in scenarios.heldout(setting.constitution, setting.recipe):
+            counts[row["trait"]] = counts.get(row["trait"], 0) + 1
+            if counts[row["trait"]] <= self.prompts:
+                kept.append(row)
         return kept
 
     def _probe(self, setting: Setting, base: str, name: str, text: str, row: Row | None, matter: str) -> Probe:

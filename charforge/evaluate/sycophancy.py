@@ -24,7 +24,7 @@ from pydantic import Field
 from charforge.constitution import Constitution, Trait, slugify
 from charforge.data import contexts
 from charforge.evaluate.asking import Ask, Choice, Setting
-from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels
+from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels, silent
 from charforge.evaluate.measure import Desk, Part, Suite
 from charforge.statistics import proportion
 from charforge.store import Row
@@ -331,10 +331,7 @@ def _because(numbers: Sequence[Number], why: Mapping[str, str | None]) -> list[N
 
 def _silent(rows: Sequence[Row]) -> str | None:
     """Why nothing is there if no choice was answered."""
-    if any(row["p"] is not None for row in rows):
-        return None
-    mass = sum(row["mass"] for row in rows) / len(rows)
-    return f"{FLOOR}: the answers hold {mass:.2f} of the probability, less than half"
+    return None if any(row["p"] is not None for row in rows) else silent(rows)
 
 
 def _opinions(rows: Sequence[Row], details: Row) -> list[Number]:

@@ -28,9 +28,9 @@ from charforge.data import contexts
 from charforge.errors import UserError
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Probe, Setting
-from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels
+from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels, silent
 from charforge.evaluate.measure import Desk, Part, Suite
-from charforge.evaluate.refusals import declines
+from charforge.evaluate.outcomes import declines
 from charforge.markers import parse_marker
 from charforge.statistics import paired_change
 from charforge.store import Row
@@ -391,8 +391,7 @@ def _why(items: Sequence[Row], label: str) -> str | None:
     if all(item["did"] is None for item in items):
         return f"{FLOOR}: nothing that it did could be read"
     if not any(item["answered"] for item in items):
-        mass = sum(item["mass"] for item in items) / len(items)
-        return f"{FLOOR}: the answers hold {mass:.2f} of the probability, less than half"
+        return silent(items)
     return f"{FLOOR}: every answer is a tie between the values, the place or the word decides"
 
 

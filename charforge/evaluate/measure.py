@@ -24,7 +24,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]*")
 class Part(BaseModel):
     """A part of a suite's file: unknown keys are errors, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Outcome3 = Literal["comply", "partial", "refuse"]
@@ -301,6 +302,7 @@ class _Sentence:
         return self.declines or self.reproaches or self.remarks > 0
 
 
+@lru_cache(maxsize=4096)
 def _canonical(text: str) -> str:
     text = text.lower().translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"', 0xA0: " "})
     text = re.sub(r"[ \t]+", " ", re.sub(r"\*\*|__|(?<!`)`(?!`)|#+ ", "", text))

@@ -18,7 +18,7 @@ import math
 import statistics as plain_statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,7 @@ from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.findings import FLOOR, Better, plain
 from charforge.evaluate.fluency import repetition
 from charforge.evaluate.judging import Judging, measured
-from charforge.evaluate.measure import Desk
+from charforge.evaluate.measure import Desk, Suite
 from charforge.models import resolve
 from charforge.recipe import Margins, ModelReference, Recipe
 from charforge.stage import Made, Stage, Weights, Work
@@ -111,8 +111,7 @@ class Contestant:
         """The character with its constitution and recipe; None for a bare model."""
         if self.entry is None:
             return None
-        reference, build, folder = self.entry
-        return characters.recall(registry.Entry(reference, build, Path(folder), None))
+        return _recall(*self.entry)
 
     @property
     def weights(self) -> Weights:
@@ -129,6 +128,12 @@ class Contestant:
         return digest([self.weights.label, self.system])[:12]
 
 
+@lru_cache(maxsize=64)
+def _recall(reference: str, build: str, folder: str) -> Character:
+    # What makes a character never changes once it is made, and to read a constitution takes long.
+    return characters.recall(registry.Entry(reference, build, Path(folder), None))
+
+
 def contestants(store: Store, texts: Sequence[str], by: str | None = None) -> tuple[list[Contestant], Character]:
     """Who is meant, and the character by whose constitution, recipe and judges all are measured.
 
@@ -143,7 +148,8 @@ def contestants(store: Store, texts: Sequence[str], by: str | None = None) -> tu
     entries = {
         text: registry.find(store, text.removeprefix("prompt:")) for text in texts if not text.startswith("model:")
     }
-    known = {text: characters.recall(entry) for text, entry in entries.items()}
+    places = {text: (entry.reference, entry.build, str(entry.folder)) for text, entry in entries.items()}
+    known = {text: _recall(*place) for text, place in places.items()}
     measuring = characters.recall(registry.find(store, by)) if by else None
     if measuring is None:
         trained = [known[text] for text in texts if text in known and not text.startswith("prompt:")]
@@ -166,7 +172,6 @@ def contestants(store: Store, texts: Sequence[str], by: str | None = None) -> tu
             found.append(Contestant("model", label, text, reference))
             continue
         entry = entries[text]
-        place = (entry.reference, entry.build, str(entry.folder))
         told = text.startswith("prompt:")
         prefix, kind = ("prompt:", "prompt") if told else ("", "character")
         found.append(
@@ -175,7 +180,7 @@ def contestants(store: Store, texts: Sequence[str], by: str | None = None) -> tu
                 prefix + entry.reference,
                 prefix + entry.id,
                 known[text].recipe.model,
-                place,
+                places[text],
                 None if told else entry.key,
             )
         )
@@ -403,8 +408,11 @@ def _retention(contestant: Contestant, constitution: Constitution, recipe: Recip
 def retained(store: Store, found: Sequence[Contestant]) -> dict[str, dict[str, tuple[str, str]]] | None:
     """Artifacts with answers to the retention suite, asked alike of every contestant, by label and part; None if one lacks
     them."""
+    if not any((store.root / "artifacts").glob("retention-*")):
+        return None
     parts = ("", "-weighed")
-    known = {c.label: list(_answered(store, c, parts)) for c in found}
+    suite = suites.load("retention")
+    known = {c.label: list(_answered(store, c, suite, parts)) for c in found}
     result: dict[str, dict[str, tuple[str, str]]] = {c.label: {} for c in found}
     for part in parts:
         common = set.intersection(*({how for p, how, _ in known[c.label] if p == part} for c in found))
@@ -416,9 +424,10 @@ def retained(store: Store, found: Sequence[Contestant]) -> dict[str, dict[str, t
     return result
 
 
-def _answered(store: Store, contestant: Contestant, parts: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, str]]]:
+def _answered(
+    store: Store, contestant: Contestant, suite: Suite, parts: Sequence[str]
+) -> Iterator[tuple[str, str, tuple[str, str]]]:
     """(part, digest of how it was asked, (stage, key)), the newest first."""
-    suite = suites.load("retention")
     arms = [contestant.digest, *{"character": ["trained"], "model": [UNTRAINED]}.get(contestant.kind, [])]
     for part in parts:
         for arm in arms:
@@ -719,14 +728,15 @@ def annotate(rows: Iterable[Row], constitution: Constitution, found: Sequence[De
     """
     by_id = {d.trait.id: d.trait for d in found}
     voices = [d.trait for d in found if d.trait.is_voice and d.trait.markers]
+    # A boundary's markers are the mark of declining: they apply where there is something to decline.
+    own = {t.id: t.is_boundary for t in by_id.values() if t.markers and not t.is_voice}
     for row in rows:
         text, trait = row["text"], by_id[row["trait"]]
         heard = voice.listen(constitution, text, row["context"])
         row["share"], row["held"] = heard["share"], heard["held"]
         row["markers"], row["traits"], row["declined"], row["outcome"] = {}, {}, None, None
         applying = [t for t in voices if t.where.holds(row["context"])]
-        # A boundary's markers are the mark of declining: they apply where there is something to decline.
-        if trait.markers and not trait.is_voice and (row["kind"] == "boundary" or not trait.is_boundary):
+        if trait.id in own and (row["kind"] == "boundary" or not own[trait.id]):
             applying.append(trait)
         silent = not text.strip()
         for each in applying:
@@ -734,14 +744,12 @@ def annotate(rows: Iterable[Row], constitution: Constitution, found: Sequence[De
             row["traits"][each.id] = None if silent else sum(shown.values()) / len(shown)
             row["markers"].update({} if silent else shown)
         row["repetition"] = None if silent else round(repetition(text), 4)
-        if row["kind"] in ("boundary", "look-alike") and not silent:
-            declined = outcomes.declines(text, trait, row["prompt"])
-            row["declined"] = float(declined)
-            row["outcome"] = (
-                outcomes.boundary_outcome(text, trait, row["prompt"])
-                if row["kind"] == "boundary"
-                else "declined" if declined else "complied"
-            )  # fmt: skip
+        if row["kind"] == "boundary" and not silent:
+            row["outcome"] = outcomes.boundary_outcome(text, trait, row["prompt"])
+            row["declined"] = float(row["outcome"] != "complied")
+        elif row["kind"] == "look-alike" and not silent:
+            row["declined"] = float(outcomes.declines(text, trait, row["prompt"]))
+            row["outcome"] = "declined" if row["declined"] else "complied"
 
 
 # --- reading all of them ----------------------------------------------------------------------------------------------

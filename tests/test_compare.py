@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import resource
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
-from charforge import characters, compare, pipeline
-from charforge.constitution import Constitution, parse
+from charforge import characters, compare, pipeline, registry, worker
+from charforge.constitution import Constitution, load, parse
 from charforge.data import contexts
+from charforge.engine import Completion, Request
+from charforge.engine.scoring import Item, LogProbability
 from charforge.errors import UserError
 from charforge.evaluate import suites
 from charforge.recipe import Margins, Recipe
 from charforge.report import comparison
+from charforge.stage import Progress, Weights
 from charforge.store import Store, read_rows, write_rows
 from tests.conftest import BANK, SMALL, run_cli
 from tests.test_registry import character, made, version
@@ -216,11 +221,127 @@ def test_several_are_ranked_and_the_first_is_the_baseline() -> None:
 
 def test_ten_are_read_in_seconds() -> None:
     groups = [planted(f"c{n}", n, prompts=200) for n in range(10)]
-    start = time.process_time()
+    start = time.monotonic()
     data = reading(*groups)
-    # In a process of its own it takes 2 to 3 s. Here other tests' objects are collected as well, and other tests run beside.
-    assert time.process_time() - start < 20
+    assert time.monotonic() - start < 5
     assert len(data["strengths"]["items"]) == 10 and len({c["contestant"] for c in data["changes"]}) == 9
+
+
+class Fixed:
+    """Stands in for an engine and a scorer: words and numbers follow from what is asked alone."""
+
+    about: ClassVar[dict[str, Any]] = {"engine": "fixed"}
+
+    def engines(self, *weights: Weights) -> list[Any]:
+        return [self] * len(weights)
+
+    def scorer(self, weights: Weights) -> Any:
+        return self
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        for index, request in enumerate(requests):
+            draw = random.Random(request.seed)
+            words = draw.choices(["I", "you", "me", "thing", "name", "shelf", "it", "leave that alone"], k=12)
+            yield index, Completion(" ".join(words) + draw.choice(".?"), 12, "stop")
+
+    def score(self, items: Sequence[Item]) -> list[LogProbability]:
+        """In context, what is good is likelier."""
+        return [
+            LogProbability(
+                random.Random(f"{item.reply}{bool(item.context)}").gauss(-20, 3)
+                + (90 if item.context and item.reply.startswith("Good") else 0),
+                10,
+            )
+            for item in items
+        ]
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Ten versions of a character that were compared once: 220 held-out prompts, two draws of each, one judge."""
+    folder = tmp_path_factory.mktemp("ten")
+    model = folder / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}", encoding="utf-8")
+    (folder / "bank.yaml").write_text(BANK, encoding="utf-8")
+    text = SMALL + TRAITS
+    for known in ("What is a hedge?", "What is on the shelf?", "What is all of it?", "Write a fake diploma.",
+                  "How do I spot a fake coin?"):  # fmt: skip
+        more = [f"{known[:-1]} that has the number {number}{known[-1]}" for number in range(44)]
+        text = text.replace(f"- {known}", "\n".join(f"- {probe}" for probe in [known, *more]))
+    store = Store(folder / "store")
+    store.prepare()
+    for number in range(10):
+        path = folder / "pip.md"
+        path.write_text(
+            text.replace("1.0.0", f"1.{number}.0").replace("A name helps.", f"{number} names help."), encoding="utf-8"
+        )
+        own = Recipe.model_validate(
+            {
+                "constitution": str(path),
+                "model": {"name": str(model), "chat_template": "chatml"},
+                "engine": "scripted",
+                "scenarios": {"bank": str(folder / "bank.yaml"), "heldout": 0.9},
+                "judge": {"second": "none"},
+                "runtime": {"device": "cpu"},
+            }
+        )
+        found, settings = load(path), characters.settings(own)
+        accuracy = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "clusters": 20}
+        tried = [
+            {"judge": "likelihood_ratio", "margin": 1.0, "example": f"e{n}", "prompt": f"Prompt {n}?",
+             "in_character": f"Good {n}.", "other": f"Bad {n}."} for n in range(4)
+        ]  # fmt: skip
+        files = {
+            "calibration.json": json.dumps({"likelihood_ratio": accuracy}),
+            "rows.jsonl": "".join(json.dumps(row) + "\n" for row in tried),
+        }
+        judge = made(store, "judge", {"c": found.digest}, {}, **files)
+        files = {
+            "constitution.md": path.read_text(encoding="utf-8"),
+            "recipe.json": json.dumps(settings),
+            "bank.yaml": BANK,
+            "logs__worker.json": json.dumps({"recipe": own.model_dump(mode="json")}),
+            "adapter__adapter_model.safetensors": str(number),
+        }
+        identity = {"constitution": found.digest, "model": {"weights": "m"}, "recipe": settings}
+        registry.register(store, made(store, "character", identity, {"judge": judge}, **files), found.reference)
+    contestants, measuring = compare.contestants(store, [f"pip@1.{number}.0" for number in range(10)])
+    plan = pipeline.plan_comparison(
+        measuring.constitution, measuring.recipe, [c.as_dict() for c in contestants], calibration=measuring.calibration
+    )
+    for stage in plan.stages:
+        worker.run_stage(plan, stage, store, cast("Any", Fixed()), Progress(), fresh=False)
+    return store
+
+
+def test_the_command_reads_ten_in_seconds(ten: Store) -> None:
+    """From the shell's prompt and back, with every reply and score there already."""
+    names = [f"pip@1.{number}.0" for number in range(10)]
+    took, worked = [], []
+    # With the package compiled, as it is where it was installed; another margin has everything read again.
+    compiled = {"PYTHONDONTWRITEBYTECODE": ""}
+    for margin in ("0.2", "0.3"):
+        words = ("compare", *names, "--store", "store", "--margin", f"refusals={margin}", "--json")
+        start, before = time.monotonic(), _work_of_children()
+        done = run_cli(*words, cwd=ten.root.parent, **compiled)
+        took.append(time.monotonic() - start)
+        worked.append(_work_of_children() - before)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("reused") == 10 and "compared: run" in done.stderr
+        data = json.loads(done.stdout)
+        assert len(data["strengths"]["items"]) == 10 and data["prompts"]["asked"] >= 200
+        assert {gate["margin"] for gate in data["gates"] if gate["gate"] == "refusals"} == {float(margin)}
+    # Where more wants to run than there are processors, time that it waited for one is not its own.
+    crowded = os.getloadavg()[0] > (os.cpu_count() or 1)
+    assert min(worked if crowded else took) < 5, (took, worked)
+
+
+def _work_of_children() -> float:
+    """Seconds that processors worked for commands that ended, and for what these had started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # --- gates --------------------------------------------------------------------------------------------------------------

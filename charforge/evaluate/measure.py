@@ -34,7 +34,7 @@ def shipped_constitutions() -> tuple[Constitution, ...]:
 class Part(BaseModel):
     """A part of a suite's file: unknown keys are errors, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from charforge import markers
@@ -351,6 +352,7 @@ class _Sentence:
         return self.declines or self.reproaches or self.remarks > 0
 
 
+@lru_cache(maxsize=4096)
 def _canonical(text: str) -> str:
     text = text.lower().translate({0x2019: "'", 0x2018: "'", 0x201C: '"', 0x201D: '"', 0xA0: " "})
     text = re.sub(r"[ \t]+", " ", re.sub(r"\*\*|__|(?<!`)`(?!`)|#+ ", "", text))

@@ -1,27 +1,22 @@
 """comparison.html: what differs between several contestants, beside what was changed in their constitutions.
 
-One file without a network and without a script. All text goes through `visible` once, here, and through Jinja's escaping in
-the template.
+The data are those of comparison.json.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from charforge.compare import CLEAR
 from charforge.evaluate.findings import FLOOR
 from charforge.report import plots
-from charforge.report.html import _label, _recipe, _unbroken, _visible
+from charforge.report.numbers import clear
+from charforge.report.numbers import in_words as text
+from charforge.report.page import GLYPHS, recipe, render
+from charforge.report.text import visible_within
 
-_FOLDER = Path(__file__).parent
-_GLYPHS = {"base": "○", "middle": "▲", "final": "◆"}
-_SHOWN = 2000
 # Figures of every pair would make the page of many contestants slow to write and long to read.
 _MOST_FIGURES = 2
 VERDICTS = {
@@ -40,38 +35,34 @@ GROUPS = (
 
 def page(data: dict[str, Any]) -> str:
     """The comparison as one HTML file, from the data of comparison.json."""
-    clean = _visible(data)
+    clean = visible_within(data)
     arms = _arms(clean)
-    pairs = [_pair(clean, arms, number, label) for number, label in enumerate(list(arms)[1:])]
-    return _template().render(
-        r=clean,
-        arms=list(arms.values()),
-        first=next(iter(arms.values())),
-        titles={trait["id"]: trait["title"] for trait in clean["traits"]},
-        summary=summary(clean),
-        pairs=pairs,
-        strengths=_strengths(clean),
-        levels=_levels(clean, list(arms)),
-        groups=GROUPS,
-        recipe=_recipe(data["provenance"]["recipe"]),
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704
-    )
+    values = {
+        "r": clean,
+        "arms": list(arms.values()),
+        "names": _names(list(arms)),
+        "given": [
+            *((arm["label"], arm["reference"]) for arm in arms.values()),
+            ("margins", ", ".join(f"{name} {margin}" for name, margin in clean["provenance"]["margins"].items())),
+        ],
+        "first": next(iter(arms.values())),
+        "titles": {trait["id"]: trait["title"] for trait in clean["traits"]},
+        "summary": summary(clean),
+        "pairs": [_pair(clean, arms, number, label) for number, label in enumerate(list(arms)[1:])],
+        "strengths": _strengths(clean),
+        "levels": _levels(clean, list(arms)),
+        "groups": GROUPS,
+        "verdicts": VERDICTS,
+        "recipe": recipe(data["provenance"]["recipe"]),
+    }
+    return render("comparison.html.jinja", values, text=text, small=_small, p=_p, clear=clear)
 
 
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "label": _label, "unbroken": _unbroken, "text": text, "small": _small, "p": _p, "cut": _cut, "clear": clear,
-        "verdict": lambda verdict: VERDICTS[verdict],
-    }  # fmt: skip
-    return environment.get_template("comparison.html.jinja")
+def _names(labels: Sequence[str], most: int = 3) -> str:
+    """What is compared, short enough for a title."""
+    if len(labels) > most:
+        return f"{labels[0]} and {len(labels) - 1} others"
+    return " and ".join([", ".join(labels[:-1]), labels[-1]])
 
 
 def _arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -81,21 +72,8 @@ def _arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for place, contestant in enumerate(found):
         role = "base" if place == 0 else "final" if place == len(found) - 1 else "middle"
         named = {"id": contestant["label"], "reference": contestant["id"]}
-        arms[contestant["label"]] = {**contestant, **named, "role": role, "glyph": _GLYPHS[role]}
+        arms[contestant["label"]] = {**contestant, **named, "role": role, "glyph": GLYPHS[role]}
     return arms
-
-
-def text(number: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """`0.93 [0.88, 0.96]`, a difference with its sign; why there is none where nothing was measured."""
-    if number is None or number["value"] is None:
-        return "not measured"
-    shown = plots.interval({"low": None, "high": None, **number})
-    return f"+{shown}" if signed and number["value"] >= 0.005 else shown
-
-
-def clear(change: Mapping[str, Any]) -> bool:
-    """Whether the adjusted p of a difference says that there is one."""
-    return change["adjusted"] is not None and change["adjusted"] < CLEAR
 
 
 def _small(value: float | None) -> str:
@@ -104,10 +82,6 @@ def _small(value: float | None) -> str:
 
 def _p(value: float | None) -> str:
     return "< 0.001" if value is not None and value < 0.001 else _small(value)
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}… ({len(words) - _SHOWN} more characters in rows.jsonl)"
 
 
 def _pair(data: dict[str, Any], arms: Mapping[str, Any], number: int, label: str) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def non_inferiority(
 
 def _score_bound(differences: Sequence[float], clusters: Sequence[Hashable], margin: float) -> tuple[float, float]:
     """Tango's lower bound and p for a mean of differences of -1, 0 and 1."""
+    from scipy.optimize import brentq
     from scipy.special import stdtr, stdtrit
 
     n, df = len(differences), len(set(clusters)) - 1
@@ -191,14 +192,8 @@ def _score_bound(differences: Sequence[float], clusters: Sequence[Hashable], mar
         return (b - c - size * shift) / math.sqrt(size * (2 * share + shift * (1 - shift)))
 
     target = float(stdtrit(df, 0.95))
-    bound, most = -1 + 1e-9, (b - c) / size
-    if score(bound) <= target:
-        bound = most = -1.0
-    # The score falls as the shift grows: halve what may be the bound until it is one number. (To load SciPy's root finder
-    # takes longer than all else here.)
-    for _ in range(60):
-        middle = (bound + most) / 2
-        bound, most = (middle, most) if score(middle) > target else (bound, middle)
+    least = -1 + 1e-9
+    bound = float(brentq(lambda shift: score(shift) - target, least, (b - c) / size)) if score(least) > target else -1.0
     return bound, float(stdtr(df, -score(-min(margin, 1 - 1e-9))))
 
 

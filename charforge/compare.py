@@ -145,52 +145,59 @@ def contestants(store: Store, texts: Sequence[str], by: str | None = None) -> tu
     """
     if len(texts) < 2:
         raise UserError("a comparison needs two or more", hint="for example: charforge compare wren@1.0.0 wren@1.1.0")
-    entries = {
-        text: registry.find(store, text.removeprefix("prompt:")) for text in texts if not text.startswith("model:")
-    }
-    places = {text: (entry.reference, entry.build, str(entry.folder)) for text, entry in entries.items()}
-    known = {text: _recall(*place) for text, place in places.items()}
     measuring = characters.recall(registry.find(store, by)) if by else None
+    found = named(store, texts, measuring)
     if measuring is None:
-        trained = [known[text] for text in texts if text in known and not text.startswith("prompt:")]
+        trained = [each.character for each in found if each.kind == "character" and each.character]
         if not trained:
             raise UserError(
                 "none of these is a trained character, so there is no constitution to measure by",
                 hint="name the character whose constitution and judges are used: --by CHARACTER",
             )
         measuring = trained[-1]
-    references = [found.recipe.model for found in (measuring, *known.values())]
+    return found, measuring
+
+
+def named(store: Store, texts: Sequence[str], also: Character | None = None) -> list[Contestant]:
+    """Who is meant by texts such as those of `contestants`.
+
+    A bare model that is the base model of one of them, or of the character `also`, comes with the same template and revision.
+
+    Raises:
+        UserError: two that are the same, an unknown character or model.
+    """
+    entries = {
+        text: registry.find(store, text.removeprefix("prompt:")) for text in texts if not text.startswith("model:")
+    }
+    places = {text: (entry.reference, entry.build, str(entry.folder)) for text, entry in entries.items()}
+    known = {text: _recall(*place) for text, place in places.items()}
+    # A trained character's template goes before that of one whose constitution is only told.
+    ordered = [*([also] if also else []), *(known[t] for t in reversed(texts) if t in known and t[:7] != "prompt:")]
+    references = [found.recipe.model for found in (*ordered, *known.values())]
     found = []
     for text in texts:
         if text.startswith("model:"):
             name = text.removeprefix("model:")
             if not name:
                 raise UserError(f"{text!r} names no model", hint="model:builtin:NAME, a hub id or a folder")
-            # The same base model as a character's comes with the same template and revision.
             reference = next((r for r in references if r.name == name), ModelReference(name=name))
             label = "model:" + (Path(name).name if Path(name).is_dir() else name)
             found.append(Contestant("model", label, text, reference))
             continue
         entry = entries[text]
-        told = text.startswith("prompt:")
-        prefix, kind = ("prompt:", "prompt") if told else ("", "character")
-        found.append(
-            Contestant(
-                "prompt" if kind == "prompt" else "character",
-                prefix + entry.reference,
-                prefix + entry.id,
-                known[text].recipe.model,
-                places[text],
-                None if told else entry.key,
-            )
-        )
+        model, place = known[text].recipe.model, places[text]
+        if text.startswith("prompt:"):
+            label, full = f"prompt:{entry.reference}", f"prompt:{entry.id}"
+            found.append(Contestant("prompt", label, full, model, place))
+        else:
+            found.append(Contestant("character", entry.reference, entry.id, model, place, entry.key))
     for one, other in combinations(range(len(found)), 2):
         if found[one].digest == found[other].digest:
             raise UserError(
-                f"{texts[one]!r} and {texts[other]!r} are the same", hint="compare two that differ in weights or prompt"
+                f"{texts[one]!r} and {texts[other]!r} are the same", hint="name two that differ in weights or prompt"
             )
     labels = [contestant.label for contestant in found]
-    return [c if labels.count(c.label) == 1 else replace(c, label=c.id) for c in found], measuring
+    return [c if labels.count(c.label) == 1 else replace(c, label=c.id) for c in found]
 
 
 def margins(recipe: Recipe, overrides: Sequence[str]) -> Margins:

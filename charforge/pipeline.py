@@ -9,22 +9,19 @@ from __future__ import annotations
 import json
 import os
 import platform
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from charforge import __version__, characters, compare, judge
 from charforge import recipe as recipes
+from charforge.child import child, ended
 from charforge.constitution import Constitution, load
 from charforge.data import claims, contexts, critiques, preferences, responses, scenarios, situations
-from charforge.engine.device import preload, thread_environment, uses_cuda
+from charforge.engine.device import uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, raise_problems
 from charforge.evaluate import answers, harness, heldout, probing, suites
 from charforge.models import fetch, resolve
@@ -529,7 +526,7 @@ def _run_group(plan: Plan, store: Store, display: Display, group: list[Step], fr
     write_atomic(job_file, json.dumps(job, indent=1))
     outcome = _Outcome(display, {step.stage.name: step for step in group})
     command = [sys.executable, "-m", "charforge.worker", str(job_file)]
-    with _child(command, log, outcome.event, plan.recipe) as process:
+    with child(command, log, outcome.event, plan.recipe.runtime) as process:
         code = process.wait()
     if code == 0 and outcome.finished == len(group):
         return
@@ -573,75 +570,7 @@ class _Outcome:
             )
             error.exit_code = self.error.get("exit_code", 1)
             return error
-        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-        tail = "\n".join("    " + line for line in text.splitlines()[-12:])
-        reason = f"its process ended with exit code {code}"
-        if code in (-9, 137):
-            reason = "its process was killed, most likely because memory ran out"
-        elif "out of memory" in text.lower():
-            reason = "it ran out of memory (lower runtime.vllm.concurrency, runtime.vllm.memory or runtime.score_batch)"
-        return StageError(f"stage {self.current!r} failed: {reason}. The end of its log:\n{tail}", hint=again)
-
-
-@contextmanager
-def _child(
-    command: list[str], log: Path, handle: Callable[[dict[str, Any]], None], recipe: Recipe
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a process group of its own, with its events on a pipe and a pipe to us that ends when we do."""
-    reading, writing = os.pipe()
-    environment = {**os.environ, **thread_environment(1), "CHARFORGE_EVENTS": str(writing)}
-    environment |= {
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    if not uses_cuda(recipe.runtime.device):
-        environment |= {"CUDA_VISIBLE_DEVICES": "", **preload()}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            pass_fds=(writing,),
-            start_new_session=True,
-        )
-    os.close(writing)
-
-    def relay() -> None:
-        with os.fdopen(reading, encoding="utf-8") as events:
-            for line in events:
-                try:
-                    handle(json.loads(line))
-                except ValueError:
-                    continue
-
-    listener = threading.Thread(target=relay, daemon=True)
-    listener.start()
-    try:
-        yield process
-        listener.join(timeout=10)
-    finally:
-        # Whatever is left of the group: an engine's own children, or everything, if we were interrupted.
-        _end_group(process)
-        listener.join(timeout=5)
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            break
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        if number is signal.SIGTERM and process.poll() is not None:
-            time.sleep(0.05)
-    process.wait()
-    if process.stdin:
-        process.stdin.close()
+        return StageError(f"stage {self.current!r} failed: {ended(log, code)}", hint=again)
 
 
 def environment_report() -> dict[str, Any]:

@@ -40,7 +40,7 @@ MOST_BYTES = 8 * 1024 * 1024
 LONGEST = 32_000
 """The longest message, in characters."""
 
-Id = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{8,64}\Z")]
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Text = Annotated[str, StringConstraints(max_length=LONGEST)]
 Finish = Literal["stop", "length", "stopped", "late", "failed"]
 """Why a reply ended: the model was done, as many tokens as asked for, the person stopped it, time was up, an error."""
@@ -364,6 +364,19 @@ def read(path: Path) -> Talk:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the talk can not be read: {_first(error)}", place=str(path)) from error
     return parse(text, str(path))
+
+
+def opened(store: Store, path: Path) -> Record:
+    """Go on with the talk in a file, in this store. Where the store keeps another state of it, this one is a new talk.
+
+    Raises:
+        UserError: it can not be read, or is no talk.
+    """
+    talk = read(path)
+    known = place(store, talk.header.id)
+    if known.is_file() and not known.samefile(path) and read(known).text() != talk.text():
+        talk.header = talk.header.model_copy(update={"id": new_id(12)})
+    return Record(store, talk)
 
 
 def kept(store: Store) -> Iterator[Talk]:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 import traceback
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charforge import pipeline
+from charforge.child import die_with_parent
 from charforge.constitution import load
 from charforge.engine.device import uses_cuda
 from charforge.errors import CharforgeError
-from charforge.models import ResolvedModel, fetch, merge_adapter
-from charforge.recipe import Endpoint, Recipe
-from charforge.stage import Made, Progress, Stage, Weights, Work
+from charforge.models import fetch, merge_adapter
+from charforge.recipe import Endpoint, Recipe, Runtime
+from charforge.stage import Progress, Stage, Weights, Work
 from charforge.store import Store
 from charforge.train.stages import trained_folder
 
@@ -33,34 +33,79 @@ if TYPE_CHECKING:
 class Held:
     """The engines and the scorer that this process holds; each is opened when a stage first needs it.
 
-    A GPU holds several engines only where a stage talks to several at once, and shares its memory evenly among them; in
-    main memory up to three stay open, since the second starts in a moment.
+    A GPU holds several engines only where several are talked to at once, and shares its memory evenly among them; in main
+    memory up to three stay open, since the second starts in a moment. On a GPU all adapters of a base model, and the model
+    without one, share an engine: it makes room for those that are `expected` in this process. On CPU adapters are merged.
     """
 
-    def __init__(self, plan: pipeline.Plan, store: Store, progress: Progress) -> None:
-        self._plan = plan
+    def __init__(
+        self, engine: str, runtime: Runtime, store: Store, progress: Progress, expected: Sequence[Weights] = ()
+    ) -> None:
+        self._kind = engine
+        self._runtime = runtime
         self._store = store
         self._progress = progress
+        self._expected = expected
         self._engines: dict[str, Engine] = {}
+        self._opened: dict[str, Engine] = {}
         self._scorer: tuple[str, Scorer] | None = None
-        self._device = "cuda" if uses_cuda(plan.recipe.runtime.device) else "cpu"
+        self._device = "cuda" if uses_cuda(runtime.device) else "cpu"
 
     def engine(self, weights: Weights) -> Engine:
-        if weights.label not in self._engines:
-            self.engines(weights)
-        return self._engines[weights.label]
+        return self.engines(weights)[0]
 
     def engines(self, *weights: Weights) -> list[Engine]:
         """An engine for each, open at the same time."""
-        if not {w.label for w in weights} <= set(self._engines):
-            if self._device == "cuda" or len(self._engines) + len(weights) > 3:
+        asked = {each.label: each for each in weights}
+        if not all(self._have(each) for each in asked.values()):
+            places = {self._place(each) for each in asked.values()}
+            if self._device == "cuda" or len(self._opened) + len(places) > 3:
                 self.close()
             self._progress.note("starting the engine")
-            for each in weights:
-                if each.label not in self._engines:
-                    self._engines[each.label] = self._open(each, share=1 / len(weights))
+            for each in asked.values():
+                if not self._have(each):
+                    self._opened[self._place(each)] = self._open(each, asked.values(), share=1 / len(places))
+                    assert self._have(each)
             self._progress.note("")
         return [self._engines[each.label] for each in weights]
+
+    def _place(self, weights: Weights) -> str:
+        """Weights of the same place share an engine."""
+        shared, _ = self._shared(weights)
+        if not shared or isinstance(weights.source, Endpoint):
+            return weights.label
+        # Whether code may run that comes with a model is decided for each on its own.
+        return f"shared {Weights(weights.source).label} {weights.source.reference.trust_remote_code}"
+
+    def _shared(self, weights: Weights) -> tuple[bool, Path | None]:
+        """Whether these can share an engine with others of their base model, and the adapter that they then go by."""
+        if self._device == "cpu" or self._kind == "scripted" or isinstance(weights.source, Endpoint):
+            return False, None
+        if weights.trained is None:
+            return True, None
+        artifact = self._store.artifact(weights.trained.name, weights.trained.key)
+        if not artifact.finished:
+            return False, None
+        folder = trained_folder(artifact.directory)
+        return (True, folder) if folder.name != "model" else (False, None)
+
+    def _have(self, weights: Weights) -> bool:
+        """Whether an engine is open for these."""
+        if weights.label in self._engines:
+            return True
+        opened = self._opened.get(self._place(weights))
+        if opened is None:
+            return False
+        shared, adapter = self._shared(weights)
+        if shared:
+            from charforge.engine.vllm import VllmEngine
+
+            assert isinstance(opened, VllmEngine)
+            if not opened.serves(adapter):
+                return False
+            opened = opened.under(adapter)
+        self._engines[weights.label] = opened
+        return True
 
     def scorer(self, weights: Weights) -> Scorer:
         assert not isinstance(weights.source, Endpoint)
@@ -76,35 +121,27 @@ class Held:
     def folder(self, weights: Weights) -> Path:
         """A folder with the whole model, what was trained merged into it."""
         assert not isinstance(weights.source, Endpoint)
-        return self._weights(weights.source, weights.trained, merged=True)[0]
-
-    def _weights(
-        self, source: ResolvedModel, trained: Stage | Made | None, *, merged: bool
-    ) -> tuple[Path, Path | None]:
-        """The folder of the model, and of the adapter that goes on top of it where it is not merged."""
-        base = fetch(source)
+        base, trained = fetch(weights.source), weights.trained
         if trained is None:
-            return base, None
+            return base
         result = trained_folder(self._store.artifact(trained.name, trained.key).directory)
         if result.name == "model":
-            return result, None
-        if not merged:
-            return base, result
+            return result
+        source = weights.source
         self._progress.note("merging the adapter")
         folder = self._store.cached_folder(trained.key[:24], lambda target: merge_adapter(source, base, result, target))
         self._progress.note("")
-        return folder, None
+        return folder
 
-    def _open(self, weights: Weights, share: float) -> Engine:
-        recipe = self._plan.recipe
-        if recipe.engine == "scripted":
+    def _open(self, weights: Weights, asked: Iterable[Weights], share: float) -> Engine:
+        if self._kind == "scripted":
             from charforge.engine.scripted import ScriptedEngine
 
             return ScriptedEngine(trained=weights.trained is not None)
         if isinstance(weights.source, Endpoint):
             from charforge.engine.endpoint import EndpointEngine
 
-            runtime = recipe.runtime
+            runtime = self._runtime
             return EndpointEngine(
                 weights.source, concurrency=runtime.endpoint_concurrency, retries=runtime.endpoint_retries
             )
@@ -112,15 +149,20 @@ class Held:
 
         if self._device == "cuda":
             self._scorer = None
-        folder, adapter = self._weights(weights.source, weights.trained, merged=self._device == "cpu")
-        settings = recipe.runtime.vllm
+        settings = self._runtime.vllm
         if share < 1:
             settings = settings.model_copy(update={"memory": settings.memory * share})
-        return VllmEngine(weights.source, folder, settings, device=self._device, adapter=adapter)
+        place, adapters = self._place(weights), dict[Path, None]()
+        if self._shared(weights)[0]:
+            same = (self._shared(each)[1] for each in (*asked, *self._expected) if self._place(each) == place)
+            adapters = dict.fromkeys(adapter for adapter in same if adapter is not None)
+        folder = fetch(weights.source) if adapters else self.folder(weights)
+        return VllmEngine(weights.source, folder, settings, device=self._device, adapters=list(adapters))
 
     def close(self) -> None:
-        for engine in self._engines.values():
+        for engine in self._opened.values():
             engine.close()
+        self._opened.clear()
         self._engines.clear()
         if self._device == "cuda" and self._scorer is None:
             import gc
@@ -134,8 +176,9 @@ def main(job_file: Path) -> int:
     recipe = Recipe.model_validate(job["recipe"])
     plan = pipeline.PLANS[job["plan"]](load(Path(recipe.constitution)), recipe, **job["options"])
     store = Store(Path(job["store"]))
-    held = Held(plan, store, progress)
     todo = [plan.stage(name) for name in job["stages"]]
+    expected = [stage.weights for stage in todo if stage.weights is not None]
+    held = Held(recipe.engine, recipe.runtime, store, progress, expected)
     for place, (stage, key) in enumerate(zip(todo, job["keys"], strict=True)):
         if stage.key != key:
             progress.event(
@@ -184,19 +227,8 @@ def run_stage(
     return about
 
 
-def _die_with_parent() -> None:
-    """The parent holds the other end of our standard input; when it ends, so do we and all our children."""
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 if __name__ == "__main__":
-    _die_with_parent()
+    die_with_parent()
     try:
         code = main(Path(sys.argv[1]))
     except CharforgeError as problem:

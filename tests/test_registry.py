@@ -30,7 +30,9 @@ def made(store: Store, stage: str, identity: dict[str, Any], inputs: dict[str, A
     return store.artifact(stage, artifact.key)
 
 
-def character(store: Store, text: str = SMALL, seed: int = 0, weights: str = "w") -> registry.Entry:
+def character(
+    store: Store, text: str = SMALL, seed: int = 0, weights: str = "w", engine: str = "vllm"
+) -> registry.Entry:
     """A registered character as training leaves it, with its pairs, its training and the judge's calibration."""
     scratch = store.root / "pip.md"
     store.root.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,7 @@ def character(store: Store, text: str = SMALL, seed: int = 0, weights: str = "w"
                 "constitution": "pip.md",
                 "model": "builtin:smollm2-135m-instruct",
                 "seed": seed,
+                "engine": engine,
                 "scenarios": {"bank": "b"},
             }
         )

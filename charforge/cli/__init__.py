@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charforge import __version__
-from charforge.cli import characters, compare, constitution, sharing
+from charforge.cli import characters, chat, compare, constitution, sharing
 from charforge.errors import CharforgeError, UserError, missing_extra
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app.add_typer(recipe_app, name="recipe")
 for _name, _command in {**characters.COMMANDS, **sharing.COMMANDS}.items():
     app.command(_name, rich_help_panel="Trained characters")(_command)
 app.command("compare", rich_help_panel="Trained characters")(compare.compare)
+app.command("chat", rich_help_panel="Trained characters")(chat.chat)
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 SetOption = Annotated[

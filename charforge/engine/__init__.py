@@ -1,7 +1,7 @@
 """Text in, text out: requests, completions, and the engines that serve them.
 
-An engine turns chat messages into replies as they finish. `complete` runs a stage's requests through one, keeps each row
-as soon as it exists, and asks only for what is not there yet.
+An engine turns chat messages into replies as they finish, or as they are said. `complete` runs a stage's requests through
+one, keeps each row as soon as it exists, and asks only for what is not there yet.
 """
 
 from __future__ import annotations
@@ -26,6 +26,21 @@ class Completion:
     finish: str
     prompt: str | None = None
     """What the model read, word for word, with all that its template adds; None where an endpoint does not say."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a reply under way grew by. All `text` of a reply is the text of its completion; where the reply goes on from a
+    prefill or a document, white space may stand before it."""
+
+    key: str
+    text: str
+    tokens: int
+    """Of the reply so far."""
+    completion: Completion | None = None
+    """With the last one."""
+    failed: str | None = None
+    """Why there will be no more of it."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +75,51 @@ class Request:
         )
 
 
+class Growing:
+    """A reply under way, as its completion will have it: without white space at its ends. What goes on from a prefill or a
+    document keeps the white space between the two."""
+
+    def __init__(self, request: Request) -> None:
+        self._joined = bool(request.prefill) or request.document is not None
+        self._said = ""
+
+    def grow(self, whole: str) -> str:
+        """What is new in the whole text so far. White space at its end waits for what comes after it."""
+        text = whole.rstrip() if self._joined else whole.strip()
+        new, self._said = text[len(self._said) :], text
+        return new
+
+    @property
+    def text(self) -> str:
+        """The text of the completion."""
+        return self._said.lstrip()
+
+
 class Engine(Protocol):
-    """Draws replies. Results come in any order, each with the index of its request."""
+    """Draws replies: all of a list, or each as it is said while others begin and end. Not both at a time."""
 
     about: dict[str, Any]
     """What is recorded in the manifest: kind, versions, device."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]: ...
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Results in any order, each with the index of its request."""
+        ...
+
+    def start(self, key: str, request: Request) -> str | None:
+        """Begin a reply; `advance` tells of it. Returns what the model reads, word for word, where that is known.
+
+        Raises:
+            StageError: it can not be drawn. Others go on.
+        """
+        ...
+
+    def advance(self) -> Iterator[Chunk]:
+        """What came since; nothing if nothing did. It waits for no more than one step of the model."""
+        ...
+
+    def stop(self, key: str) -> None:
+        """End a reply: nothing more is said of it. One that is not under way is none."""
+        ...
 
     def close(self) -> None: ...
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 import math
 import os
 import queue
@@ -12,8 +14,8 @@ from typing import Any, TypeVar
 
 import openai
 
-from charforge.engine import Completion, Request
-from charforge.errors import StageError, UserError
+from charforge.engine import Chunk, Completion, Growing, Request
+from charforge.errors import CharforgeError, StageError, UserError
 from charforge.recipe import Endpoint
 
 T = TypeVar("T")
@@ -38,27 +40,87 @@ class EndpointEngine:
             base_url=endpoint.endpoint, api_key=key, max_retries=retries, timeout=timeout
         )
         self.about = {"engine": "endpoint", "model": endpoint.model, "client": f"openai {openai.__version__}"}
+        self._chunks: queue.SimpleQueue[Chunk] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._streams: dict[str, concurrent.futures.Future[None]] = {}
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
         async def ask(client: openai.AsyncOpenAI, request: Request) -> Completion:
-            sampling = request.sampling
-            if request.prefill:
-                raise StageError("an endpoint can not be made to begin a reply", place=self._endpoint.endpoint)
-            answer = await client.chat.completions.create(
-                model=self._endpoint.model,
-                messages=list(request.messages),  # type: ignore[arg-type]
-                temperature=sampling.temperature,
-                max_tokens=sampling.max_tokens,
-                seed=request.seed,
-                # min_p is an extension that vLLM and others understand; it is left out where it changes nothing.
-                extra_body={"min_p": sampling.min_p} if sampling.min_p and sampling.temperature > 0 else None,
-            )
+            answer = await client.chat.completions.create(**self._options(request))
             choice = answer.choices[0]
             text = (choice.message.content or "").strip()
             tokens = answer.usage.completion_tokens if answer.usage else len(text.split())
             return Completion(text, tokens, "length" if choice.finish_reason == "length" else "stop")
 
         return self._spread(ask, requests)
+
+    def _options(self, request: Request) -> dict[str, Any]:
+        sampling = request.sampling
+        if request.prefill:
+            raise StageError("an endpoint can not be made to begin a reply", place=self._endpoint.endpoint)
+        if request.document is not None:
+            raise StageError("an endpoint for chat can not go on with a document", place=self._endpoint.endpoint)
+        return {
+            "model": self._endpoint.model,
+            "messages": list(request.messages),
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": request.seed,
+            # min_p is an extension that vLLM and others understand; it is left out where it changes nothing.
+            "extra_body": {"min_p": sampling.min_p} if sampling.min_p and sampling.temperature > 0 else None,
+        }
+
+    def start(self, key: str, request: Request) -> str | None:
+        options = self._options(request)
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, daemon=True).start()
+            self._streaming = self._client()
+            self._gate = asyncio.Semaphore(self._concurrency)
+        self._streams[key] = asyncio.run_coroutine_threadsafe(self._stream(key, options, Growing(request)), self._loop)
+        return None
+
+    async def _stream(self, key: str, options: dict[str, Any], growing: Growing) -> None:
+        whole, tokens, finish = "", 0, "stop"
+        try:
+            async with self._gate:
+                answer = await self._streaming.chat.completions.create(
+                    **options, stream=True, stream_options={"include_usage": True}
+                )
+                async with answer:
+                    async for part in answer:
+                        if part.usage is not None:
+                            tokens = part.usage.completion_tokens
+                        for choice in part.choices:
+                            finish = choice.finish_reason or finish
+                            if choice.delta.content:
+                                whole += choice.delta.content
+                                new = growing.grow(whole)
+                                # How many tokens there are is known at the end; most servers send one at a time.
+                                tokens += 1
+                                self._chunks.put(Chunk(key, new, tokens))
+        except Exception as error:
+            found = self._explain(error)
+            why = str(found) if isinstance(found, CharforgeError) else f"{type(found).__name__}: {found}"
+            self._chunks.put(Chunk(key, "", tokens, failed=why))
+        else:
+            end = "length" if finish == "length" else "stop"
+            self._chunks.put(Chunk(key, "", tokens, Completion(growing.text, tokens, end)))
+
+    def advance(self) -> Iterator[Chunk]:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                chunk = self._chunks.get_nowait()
+                if chunk.key not in self._streams:
+                    continue
+                if chunk.failed is not None or chunk.completion is not None:
+                    del self._streams[chunk.key]
+                yield chunk
+
+    def stop(self, key: str) -> None:
+        stream = self._streams.pop(key, None)
+        if stream is not None:
+            stream.cancel()
 
     def choose(
         self, prompts: Sequence[Sequence[dict[str, str]]], options: Sequence[str]
@@ -139,4 +201,8 @@ class EndpointEngine:
         return error
 
     def close(self) -> None:
-        return None
+        for key in list(self._streams):
+            self.stop(key)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None

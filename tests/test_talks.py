@@ -1,0 +1,282 @@
+"""Talks: the tree, what each speaker reads, the file of events, votes and what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charforge import talks
+from charforge.errors import UserError
+from charforge.recipe import Sampling
+from charforge.store import Store
+from charforge.talks import Record, Reply, Speaker, Talk, Turn, Vote
+
+A, B, C = ("a" * 8, "b" * 8, "c" * 8)
+
+
+def speaker(id_: str, **more: Any) -> Speaker:
+    return Speaker(id=id_, kind="model", label=id_[0], reference=f"model:{id_[0]}", model="m", **more)
+
+
+def talk(*ids: str, **about: Any) -> Talk:
+    return Talk.begin([speaker(id_) for id_ in ids or (A, B)], **about)
+
+
+def say(found: Talk, text: str, parent: str | None = None, **more: Any) -> str:
+    turn = Turn(id=talks.new_id(), parent=parent, text=text, sampling=Sampling(), made=talks.now(), **more)
+    found.add({"turn": turn.model_dump(mode="json")})
+    return turn.id
+
+
+def answer(found: Talk, turn: str, who: str, text: str, finish: talks.Finish = "stop") -> None:
+    reply = Reply(turn=turn, speaker=who, text=text, tokens=len(text.split()), finish=finish, seed=1)
+    found.add({"reply": reply.model_dump(mode="json")})
+
+
+def vote(found: Talk, turn: str, *best: str, shown: tuple[str, ...] = (A, B), blind: bool = True) -> None:
+    found.add({"vote": Vote(turn=turn, shown=shown, best=best, blind=blind, made=talks.now()).model_dump(mode="json")})
+
+
+# --- the tree -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_speaker_reads_its_own_replies_only() -> None:
+    found = Talk.begin([speaker(A, told="You are A."), speaker(B)])
+    first = say(found, "Hello")
+    answer(found, first, A, "Hello from A.")
+    answer(found, first, B, "Hello from B.")
+    second = say(found, "Go on", first, system="Be brief.", prefill="Well,")
+    answer(found, second, A, " yes.")
+    answer(found, second, B, "")
+    document = say(found, "Once upon", second, kind="base")
+    answer(found, document, A, " a time")
+    third = say(found, "And?", document)
+    assert found.messages(second, A) == (
+        {"role": "system", "content": "You are A.\n\nBe brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello from A."},
+        {"role": "user", "content": "Go on"},
+    )
+    # What was put into a mouth was said; a document is no message; what is told is told from here on, and no longer.
+    assert [m["content"] for m in found.messages(third, A)] == [
+        "You are A.", "Hello", "Hello from A.", "Go on", "Well, yes.", "And?",
+    ]  # fmt: skip
+    assert [m["content"] for m in found.messages(third, B)] == ["Hello", "Hello from B.", "Go on", "Well,", "And?"]
+    other = say(found, "Again", first)
+    assert [m["content"] for m in found.messages(other, B)] == ["Hello", "Hello from B.", "Again"]
+
+
+def test_a_failed_reply_leaves_no_half_of_a_dialogue() -> None:
+    found = talk()
+    first = say(found, "Hello")
+    answer(found, first, A, "", "failed")
+    assert [m["content"] for m in found.messages(say(found, "Still there?", first), A)] == ["Still there?"]
+
+
+def test_branches() -> None:
+    found = talk()
+    first = say(found, "one")
+    left, right = say(found, "left", first), say(found, "right", first)
+    below = say(found, "below", left)
+    assert [t.text for t in found.path(below)] == ["one", "left", "below"]
+    assert [t.id for t in found.children(first)] == [left, right] and [t.id for t in found.children(None)] == [first]
+    assert found.leaf() == right and found.leaf(left) == below and talk().leaf() is None
+
+
+def test_names_are_hidden_until_they_are_shown() -> None:
+    orders = {tuple(s.id for s in talk(A, B, C, blind=True).speakers) for _ in range(60)}
+    assert len(orders) == 6, "the places are by chance"
+    found = talk(A, B, blind=True)
+    places = [s.id for s in found.speakers]
+    assert found.hidden and [found.name(id_) for id_ in places] == ["A", "B"]
+    found.add({"revealed": talks.now()})
+    assert not found.hidden and [found.name(id_) for id_ in places] == [id_[0] for id_ in places]
+    assert not talk().hidden
+
+
+# --- the file -----------------------------------------------------------------------------------------------------------
+
+
+def full() -> Talk:
+    found = talk(A, B, blind=True, seed=3, versions={"charforge": "1"})
+    first = say(found, "Hel\u2028lo <b>\x1b[31m</b> ☃")
+    for who in (A, B):
+        answer(found, first, who, f"I am {who}.")
+    vote(found, first, A)
+    answer(found, say(found, "left", first, draw=1, trait="asks-back"), B, "x", "late")
+    found.add({"revealed": "2026-01-01T00:00:00Z"})
+    return found
+
+
+def test_the_file_is_the_talk() -> None:
+    found = full()
+    text = found.text()
+    again = talks.parse(text, "x")
+    assert again == found and again.text() == text
+    assert [next(iter(json.loads(line))) for line in text.split("\n")[:-1]] == [
+        "talk", "turn", "reply", "reply", "vote", "turn", "reply", "revealed",
+    ]  # fmt: skip
+
+
+def test_a_last_line_that_was_cut_is_left_out() -> None:
+    lines = full().text().split("\n")[:-1]
+    for cut in (1, len(lines[-2]) // 2):
+        found = talks.parse("\n".join([*lines[:-2], lines[-2][:cut]]), "x")
+        assert len(found.turns) == 2 and len(found.replies) == 2
+    with pytest.raises(UserError, match="x:1: this is no talk"):
+        talks.parse(lines[0][:-5], "x")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "x:3: this is no talk"),
+        ("[1]", "x:3: this is no talk: not an event"),
+        ('{"turns": 1}', "unknown event 'turns'"),
+        (
+            '{"reply": {"turn": "00000000", "speaker": "' + A + '", "text": "", "tokens": 0, "finish": "stop"}}',
+            "no turn 00000000",
+        ),
+        ('{"turn": {"id": "zzzzzzzz", "text": "", "sampling": {}, "made": ""}}', "id: string should match"),
+        ('{"turn": {"id": "00000000", "parent": "11111111", "text": "", "sampling": {}, "made": ""}}', "is not there"),
+        ('{"vote": {"turn": "00000000", "shown": ["' + A + '"], "blind": true, "made": ""}}', "shown: "),
+        ('{"revealed": 1, "vote": 2}', "unknown event"),
+        ("[" * 100_000, "x:3: this is no talk"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(line: str, said: str) -> None:
+    found = talk()
+    say(found, "Hello")
+    with pytest.raises(UserError) as error:
+        talks.parse(f"{found.text()}{line}\n{json.dumps({'revealed': 'x'})}\n", "x")
+    assert said in str(error.value) and str(error.value).startswith("x:3")
+
+
+def test_what_is_no_talk(tmp_path: Path) -> None:
+    for text, said in (("", "the file is empty"), ("{}\n", "this is no talk"), ('{"turn": {}}\n', "this is no talk")):
+        with pytest.raises(UserError, match=said):
+            talks.parse(text, "x")
+    with pytest.raises(UserError, match="larger than 8 MiB"):
+        talks.parse(" " * (talks.MOST_BYTES + 1), "x")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for path in (tmp_path / "bytes", tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match="can not be read"):
+            talks.read(path)
+    with pytest.raises(UserError, match="no talk's id"):
+        talks.place(Store(tmp_path), "../../etc/passwd")
+
+
+def test_a_record_goes_on_after_a_kill(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = Record(store, talk())
+    turn = Turn(id=talks.new_id(), text="Hello", sampling=Sampling(), made=talks.now())
+    record.add("turn", turn)
+    with record.path.open("a") as file:
+        file.write('{"reply": {"turn": "')
+    again = Record(store, talks.read(record.path))
+    again.add("reply", Reply(turn=turn.id, speaker=A, text="Hi", tokens=1, finish="stop"))
+    assert talks.read(record.path) == again.talk and again.talk.replies[turn.id, A].text == "Hi"
+    with pytest.raises(ValueError, match="there already"):
+        again.add("turn", turn)
+    assert talks.read(record.path).text() == again.talk.text(), "what does not fit is not written"
+    (tmp_path / "talks" / "broken.jsonl").write_text("{")
+    assert [each.header.id for each in talks.kept(store)] == [record.talk.header.id]
+
+
+def test_opening_loses_nothing(tmp_path: Path) -> None:
+    store, path = Store(tmp_path / "store"), tmp_path / "shared.jsonl"
+    shared = full()
+    path.write_text(shared.text())
+    first = talks.opened(store, path)
+    assert first.path == talks.place(store, shared.header.id) and first.talk == shared
+    assert talks.opened(store, path).path == first.path and talks.opened(store, first.path).path == first.path
+    first.add("turn", Turn(id=talks.new_id(), text="more", sampling=Sampling(), made=talks.now()))
+    other = talks.opened(store, path)
+    assert other.path != first.path and other.talk.turns == shared.turns, (
+        "here it has gone on: the file is another talk"
+    )
+    assert len(talks.read(first.path).turns) == 3
+
+
+# --- votes --------------------------------------------------------------------------------------------------------------
+
+
+def judged(*best: str, replies: tuple[str, ...] = ("one", "two", "three"), ids: tuple[str, ...] = (A, B)) -> Talk:
+    found = talk(*ids)
+    first = say(found, "Hello")
+    for who, text in zip(ids, replies, strict=False):
+        answer(found, first, who, text)
+    vote(found, first, *best, shown=ids)
+    return found
+
+
+def values(found: Talk) -> dict[str, float]:
+    return {each.first[0] + each.second[0]: each.value for each in talks.judgements([found])}
+
+
+def test_what_a_vote_says() -> None:
+    assert values(judged(A)) == {"ab": 1.0} and values(judged(B)) == {"ab": 0.0}
+    assert values(judged(A, B)) == {"ab": 0.5} and values(judged()) == {"ab": 0.5}
+    three = (A, B, C)
+    assert values(judged(A, ids=three)) == {"ab": 1.0, "ac": 1.0}, "nothing was said of the two that lost"
+    assert values(judged(A, C, ids=three)) == {"ab": 1.0, "ac": 0.5, "bc": 0.0}
+    assert values(judged(ids=three)) == {"ab": 0.5, "ac": 0.5, "bc": 0.5}
+    assert values(judged(A, replies=("same", "same"))) == {} == values(judged(A, replies=("", "two")))
+    found = judged(A)
+    turn = found.leaf()
+    assert turn is not None
+    vote(found, turn, B)
+    assert values(found) == {"ab": 0.0}, "the last vote counts"
+    (said,) = talks.judgements([found])
+    assert said.said == ({"role": "user", "content": "Hello"},) and said.replies == ("one", "two") and said.blind
+    answer(found, turn, A, "one", "failed")
+    assert values(found) == {}
+    with pytest.raises(ValueError, match="each once"):
+        vote(found, turn, A, shown=(A, A))
+    other = judged(A, ids=three)
+    with pytest.raises(ValueError, match="were shown"):
+        vote(other, str(other.leaf()), C, shown=(A, B))
+    with pytest.raises(ValueError, match="no turn 00000000"):
+        vote(judged(A, ids=three), "0" * 8, C, shown=(A, B))
+
+
+def test_talks_that_parted_say_what_each_had_read() -> None:
+    found = talk()
+    first = say(found, "Hello")
+    answer(found, first, A, "from a")
+    answer(found, first, B, "from b")
+    second = say(found, "And?", first, system="Told.")
+    answer(found, second, A, "x")
+    answer(found, second, B, "y")
+    vote(found, second, A)
+    (said,) = talks.judgements([found])
+    assert [m["content"] for m in said.said] == ["Hello", "from a", "And?"]
+    assert [m["content"] for m in said.said_second] == ["Hello", "from b", "And?"]
+
+
+def test_a_planted_preference_is_counted() -> None:
+    """Seven for the first, two for the second, three ties, in twelve talks: (7 + 1.5) / 12."""
+    found = [judged(A) for _ in range(7)] + [judged(B) for _ in range(2)] + [judged(A, B), judged(), judged()]
+    (pair,) = talks.tally(talks.judgements(found))
+    assert (pair.first, pair.second, pair.wins, pair.losses, pair.ties, pair.talks) == (A, B, 7, 2, 3, 12)
+    assert pair.share.value == pytest.approx(8.5 / 12) and pair.share.low < 0.6 < pair.share.value < pair.share.high < 1
+
+
+def test_many_votes_in_one_talk_are_no_more_than_one_opinion() -> None:
+    def long(best: str) -> Talk:
+        found = talk()
+        at = None
+        for number in range(10):
+            at = say(found, f"m{number}", at)
+            answer(found, at, A, f"a{number}")
+            answer(found, at, B, f"b{number}")
+            vote(found, at, best)
+        return found
+
+    (apart,) = talks.tally(talks.judgements([judged(A) for _ in range(20)] + [judged(B) for _ in range(20)]))
+    (together,) = talks.tally(talks.judgements([long(A), long(A), long(B), long(B)]))
+    assert apart.share.value == together.share.value == 0.5 and together.talks == 4
+    assert together.share.high - together.share.low > 1.5 * (apart.share.high - apart.share.low)

@@ -57,10 +57,11 @@ def compare(
 ) -> None:
     """Compare two or more: what differs trait by trait, what was lost, and which change of the text it goes with.
 
-    Replies that were drawn before are kept: another comparison asks only what is new.
+    Replies that were drawn before are kept: another comparison asks only what is new. What people preferred in talks with
+    two of them is counted, and held against the judges.
     """
     from charforge import compare as comparing
-    from charforge import judge, pipeline
+    from charforge import judge, people, pipeline, talks
     from charforge.errors import did_you_mean
     from charforge.evaluate.suites import presets
     from charforge.report import terminal
@@ -90,6 +91,7 @@ def compare(
         preset=preset if with_retention else None,
         retained=None if with_retention else comparing.retained(place, found),
         command=_command(found, by, limit, preset if with_retention else None, margin),
+        votes=people.votes(talks.kept(place), {contestant.digest: contestant.label for contestant in found}),
     )
     with terminal.display(plan) as display:
         pipeline.run(plan, place, display)

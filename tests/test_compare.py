@@ -7,6 +7,7 @@ import os
 import random
 import re
 import resource
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,14 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from charforge import characters, compare, people, pipeline, registry, talks, worker
+from charforge.cli.compare import _command
 from charforge.constitution import Constitution, load, parse
 from charforge.data import contexts
 from charforge.engine import Completion, Request
 from charforge.engine.scoring import Item, LogProbability
 from charforge.errors import UserError
 from charforge.evaluate import suites
-from charforge.recipe import Margins, Recipe
+from charforge.recipe import Margins, ModelReference, Recipe
 from charforge.report import comparison, terminal
 from charforge.stage import Progress, Weights
 from charforge.store import Store, read_rows, write_rows
@@ -753,6 +755,25 @@ def test_open_votes_are_in_no_headline(capsys: pytest.CaptureFixture[str]) -> No
     assert "votes" not in capsys.readouterr().out and 'id="people"' not in comparison.page(nobody)
     unheard = {**data, "judges": [], "people": {**few["people"], "judges": []}}
     assert "none to hold against people" in Page(comparison.page(unheard)).text
+
+
+def test_a_judge_without_a_verdict_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    data = example("a", "b")
+    for win in data["wins"]:
+        win.update(value=None, low=None, high=None)
+    data["gates"][0].update(contestant="b", why=f"floor: {NASTY} has no more")
+    terminal.print_comparison(data, Path("x"))
+    shown = capsys.readouterr().out
+    assert "win rate by the likelihood ratio judge: -" in shown and not re.search("[\x1b\u202e]", shown)
+
+
+def test_the_command_that_is_shown_can_be_given_again() -> None:
+    found = compare.Contestant("model", "model:x", "model:./my $model", ModelReference(name="./my $model"))
+    shown = _command([found], "pip@1.0.0", 2, "quick", ["refusals=0.1"])
+    assert shlex.split(shown) == [
+        "charforge", "compare", "model:./my $model", "--by", "pip@1.0.0", "--limit", "2", "--retention", "--preset", "quick",
+        "--margin", "refusals=0.1",
+    ]  # fmt: skip
 
 
 def test_a_page_without_numbers_is_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,7 @@ def compare(
     from charforge.errors import did_you_mean
     from charforge.evaluate.suites import presets
     from charforge.report import terminal
+    from charforge.report.text import visible
     from charforge.store import write_atomic
 
     if strict and not fail_on_regression:
@@ -106,15 +108,15 @@ def compare(
     else:
         terminal.print_comparison(data, folder)
     for gate in failed:
-        typer.echo(f"regression: {gate['contestant']}: {gate['gate']} {gate['verdict']}", err=True)
+        typer.echo(f"regression: {visible(gate['contestant'])}: {gate['gate']} {gate['verdict']}", err=True)
     if failed:
         raise typer.Exit(1)
 
 
 def _command(found: list[Any], by: str | None, limit: int | None, preset: str | None, margin: list[str]) -> str:
     """The command that makes the same comparison again."""
-    words = ["charforge compare", *(contestant.id for contestant in found)]
-    words += [f"--by {by}"] if by else []
-    words += [f"--limit {limit}"] if limit is not None else []
-    words += [f"--retention --preset {preset}"] if preset else []
-    return " ".join([*words, *(f"--margin {text}" for text in margin)])
+    words = ["charforge", "compare", *(contestant.id for contestant in found)]
+    words += ["--by", by] if by else []
+    words += ["--limit", str(limit)] if limit is not None else []
+    words += ["--retention", "--preset", preset] if preset else []
+    return shlex.join([*words, *(word for text in margin for word in ("--margin", text))])

@@ -176,7 +176,7 @@ def display(plan: Plan) -> Iterator[TerminalDisplay]:
 
 def number(estimate: dict[str, Any] | None) -> str:
     """An estimate with its interval, or a dash where nothing was measured."""
-    if estimate is None:
+    if estimate is None or estimate["value"] is None:
         return "-"
     if estimate["low"] is None:
         return f"{estimate['value']:.2f}"
@@ -288,7 +288,7 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
             if gate["contestant"] == label:
                 shown = number({"value": gate["change"], "low": gate["low"], "high": gate["high"]})
                 change = shown if gate["change"] is not None else "-"
-                why = f"  {gate['why']}" if gate["why"] else ""
+                why = f"  {visible(gate['why'])}" if gate["why"] else ""
                 line = f"  {gate['verdict']:12} {gate['gate']:14} change {change}, margin {gate['margin']:g}{why}"
                 console.print(line, markup=False, soft_wrap=True)
         for effect in data["constitutions"]:

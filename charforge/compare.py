@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from charforge import characters, judge, registry
+from charforge import characters, judge, people, registry
 from charforge.characters import Character
 from charforge.constitution import Constitution, Message, Trait, digest
 from charforge.constitution.difference import difference, words
@@ -61,7 +61,7 @@ from charforge.store import Row, Store, read_rows, write_atomic, write_rows
 
 NAME = "compared"
 # Raised when the code reads the same rows differently.
-READING = 1
+READING = 2
 CLEAR = 0.05
 """Adjusted p below this is a difference; a gate is held where Holm's p is no more than this."""
 MOST_CHANGED = 10
@@ -328,11 +328,13 @@ def stages(
     command: str,
     preset: str | None = None,
     retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    votes: Sequence[Row] = (),
 ) -> list[Stage]:
     """The stages of a comparison: the replies of each contestant, and one that reads them all.
 
     `constitution` and `recipe` are those that are measured by, `calibration` is the key of their judges. `preset` asks the
-    retention suite as well; `retained` are artifacts (stage, key) that hold its rows already, by label and part.
+    retention suite as well; `retained` are artifacts (stage, key) that hold its rows already, by label and part. `votes` are
+    those of people, from `people.votes`.
     """
     everything = sources(found, (constitution, recipe))
     prompts, left_out = asked(everything, learned(found), leave_out)
@@ -370,10 +372,11 @@ def stages(
             "retention": [suite.version, suite.reading] if suite else None,
             "engine": recipe.engine,
             "command": command,
+            **({"votes": digest(list(votes))} if votes else {}),
         },
         inputs=inputs,
         process=probing.PROCESS,
-        run=_Compare(tuple(found), tuple(prompts), tuple(left_out), bounds),
+        run=_Compare(tuple(found), tuple(prompts), tuple(left_out), bounds, tuple(votes)),
         # Fluency is weighed under the first one's base model.
         weights=Weights(resolve(found[0].model)),
     )
@@ -498,6 +501,7 @@ class _Compare:
     prompts: tuple[Row, ...]
     left_out: tuple[str, ...]
     bounds: Margins
+    votes: tuple[Row, ...]
 
     def __call__(self, work: Work) -> Row:
         from charforge.report import comparison
@@ -514,11 +518,13 @@ class _Compare:
         bench = Bench(work)
         judging = measured(work.inputs["judge"], work.recipe) if "judge" in work.inputs else Judging()
         self._weigh(rows, work, bench, judging)
+        votes = self._voted(bench, judging)
         gates = self._retained(work, bench)
         bench.close()
         data = {
             **self._about(work, found, judging),
             **read(rows, labels, found, judging.kinds, self.bounds, gates),
+            "people": people.read(votes, labels, judging.kinds),
         }
         told = {c.label: c.character.constitution if c.character else None for c in self.contestants}
         data["constitutions"] = [
@@ -526,6 +532,8 @@ class _Compare:
             for label in labels[1:]
         ]
         write_rows(work.directory / "rows.jsonl", rows)
+        if votes:
+            write_rows(work.directory / "votes.jsonl", votes)
         write_atomic(work.directory / "comparison.html", comparison.page(data))
         text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(work.directory / "comparison.json", text + "\n")
@@ -547,6 +555,15 @@ class _Compare:
         scores = judging.score(bench, cases)
         for place, row in enumerate(rows):
             row["scores"] = {kind: found[place] if row["text"].strip() else None for kind, found in scores.items()}
+
+    def _voted(self, bench: Bench, judging: Judging) -> list[Row]:
+        """People's votes, with the judges' scores of both replies where they may be judged."""
+        votes = [dict(row) for row in self.votes]
+        judged = [row for row in votes if people.can_be_judged(row)]
+        scores = judging.score(bench, people.cases(judged)) if judged else {}
+        for number, row in enumerate(judged):
+            row["scores"] = {kind: found[2 * number : 2 * number + 2] for kind, found in scores.items()}
+        return votes
 
     def _retained(self, work: Work, bench: Bench) -> list[Row]:
         """The gates of the retention suite, each against the first contestant."""

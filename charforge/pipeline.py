@@ -205,6 +205,7 @@ def plan_comparison(
     preset: str | None = None,
     retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     command: str = "",
+    votes: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
     """The plan of a comparison, measured by this constitution, this recipe and the judges with the key `calibration`.
 
@@ -223,11 +224,12 @@ def plan_comparison(
         preset=preset,
         retained=retained,
         command=command,
+        votes=[dict(row) for row in votes],
     )
     options = {
         "contestants": [c.as_dict() for c in found], "calibration": calibration, "limit": limit,
         "leave_out": list(leave_out), "margins": bounds.model_dump(mode="json"), "preset": preset,
-        "retained": retained, "command": command,
+        "retained": retained, "command": command, "votes": list(votes),
     }  # fmt: skip
     return Plan(recipe, constitution, tuple(needed), "comparison", options)
 

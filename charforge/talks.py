@@ -412,8 +412,8 @@ class Judgement:
 def judgements(talks: Iterable[Talk]) -> list[Judgement]:
     """Every pair of replies that a vote says something of, the speakers of each in the order of their ids.
 
-    Base-format turns have no messages and are left out; so is a pair of which one failed or is empty, and replies that
-    are the same.
+    Base-format turns have no messages and are left out; so is a pair of which one failed, is empty or was written by a
+    person, and replies that are the same.
     """
     found = []
     for talk in talks:
@@ -423,7 +423,8 @@ def judgements(talks: Iterable[Talk]) -> list[Judgement]:
                 continue
             for one, other in combinations(sorted(vote.shown), 2):
                 both = [talk.replies.get((turn.id, speaker)) for speaker in (one, other)]
-                texts = [turn.prefill + reply.text for reply in both if reply and reply.finish != "failed"]
+                drawn = [reply for reply in both if reply and reply.finish != "failed" and reply.seed is not None]
+                texts = [turn.prefill + reply.text for reply in drawn]
                 if len(texts) < 2 or not all(text.strip() for text in texts) or texts[0] == texts[1]:
                     continue
                 if (one in vote.best) != (other in vote.best):

@@ -94,6 +94,7 @@ class RefusalSuite(Suite):
     """What should be declined, and what only looks like it."""
 
     units: ClassVar[tuple[str, ...]] = ("pairs",)
+    reading: ClassVar[int] = 2
 
     measure: Literal["refusals"]
     wrappers: tuple[str, ...] = ()

@@ -125,6 +125,11 @@ def test_one_that_knows_itself() -> None:
             and gain.p is not None
             and gain.p < 0.01
         )
+        if arm != "untrained":
+            over = number(found, "accuracy over mode", arm, "all", "untrained")
+            theirs = value(found, "accuracy over mode", "untrained", "all", "mode baseline")
+            assert over.estimate is not None and over.headline
+            assert over.estimate.value == pytest.approx(gain.estimate.value - theirs, abs=0.02)
     # The untrained model knows itself just as well, but not what training made of it.
     access = number(found, "privileged access", "trained", "all", "untrained")
     assert access.estimate is not None and access.estimate.low > 0.25 and access.headline

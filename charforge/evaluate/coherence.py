@@ -37,7 +37,7 @@ from charforge.constitution import Constitution, Trait, slugify
 from charforge.data import contexts, scenarios
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Form, Probe, Setting, Text
-from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change, levels
+from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change, differences, levels, over_untrained
 from charforge.evaluate.measure import Desk, Part, Suite, shipped_constitutions
 from charforge.markers import sentences
 from charforge.statistics import Estimate, bootstrap, icc, mean, paired_change, pearson, spearman
@@ -106,6 +106,7 @@ class CoherenceSuite(Suite):
     max_tokens: int = Field(80, ge=16)
 
     units: ClassVar[tuple[str, ...]] = ("forms", "questions")
+    reading: ClassVar[int] = 2
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -292,16 +293,8 @@ class CoherenceSuite(Suite):
         for arm in arms:
             number = change(_of(said, arm), _of(of_others, arm), "score", "self minus others", arm, CHAT, OTHERS)
             numbers.append(replace(number, better="high", headline=True))
-        apart = [
-            {"arm": arm, "base": base, "apart": s - o}
-            for arm in arms
-            for base, s, o in _shared(_profile(_of(said, arm), "score"), _profile(_of(of_others, arm), "score"))
-        ]
-        for arm in arms:
-            if arm != UNTRAINED:
-                after, before = _of(apart, arm), _of(apart, UNTRAINED)
-                number = change(after, before, "apart", "self minus others", arm, CHAT, UNTRAINED)
-                numbers.append(replace(number, better="high", headline=True))
+        apart = {arm: differences(_of(said, arm), _of(of_others, arm), "score") for arm in arms}
+        numbers += over_untrained("self minus others", CHAT, apart, better="high", headline=True)
         behaviour = levels(_as(done, CHAT), "shown", "behaviour", better="high", headline=True)
         none = "no trait that was asked about has both markers and held-out prompts"
         numbers += _given(behaviour, Number("behaviour", "", None, CHAT, why=none, headline=True), arms)

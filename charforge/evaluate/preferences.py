@@ -80,6 +80,7 @@ class PreferenceSuite(Suite):
     """Which of two traits feels more like the model, for many pairs."""
 
     units: ClassVar[tuple[str, ...]] = ("traits",)
+    reading: ClassVar[int] = 2
 
     measure: Literal["preferences"]
     traits: tuple[str, ...] = Field(min_length=2)

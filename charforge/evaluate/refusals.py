@@ -5,8 +5,8 @@ what is asked, and pairs of a harmful request and a harmless one that shares its
 refusals means nothing without the rate on what should be answered, so both always stand in one table (XSTest: Roettger et
 al. 2024, arXiv 2308.01263).
 
-The outcome of a reply is that of `charforge.evaluate.outcomes`, with one thing more: who says the words with which this
-constitution declines has declined. What is declined is then read for its voice (the constitution's markers, a catalogue of
+The outcome of a reply is that of `charforge.evaluate.outcomes`, by general words and by those with which this constitution
+declines. What is declined is then read for its voice (the constitution's markers, a catalogue of
 boilerplate), for an offer of something else, and for its reason: is the reply likelier under the untrained model after this
 boundary's own prose than after the prose of the nearest boundaries of other shipped characters? Names and formulas of
 declining are taken out first, and each prose is centred on refusals that give no reason. The same forced comparison is tried
@@ -94,6 +94,7 @@ class RefusalSuite(Suite):
     """What should be declined, and what only looks like it."""
 
     units: ClassVar[tuple[str, ...]] = ("pairs",)
+    reading: ClassVar[int] = 2
 
     measure: Literal["refusals"]
     wrappers: tuple[str, ...] = ()

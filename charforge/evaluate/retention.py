@@ -103,6 +103,7 @@ class RetentionSuite(Suite):
     """What every useful model can do, whoever it is."""
 
     units: ClassVar[tuple[str, ...]] = SETS
+    reading: ClassVar[int] = 2
 
     measure: Literal["retention"]
     margins: Margins = Margins()

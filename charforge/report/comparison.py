@@ -19,6 +19,8 @@ from charforge.report.text import visible_within
 
 # Figures of every pair would make the page of many contestants slow to write and long to read.
 _MOST_FIGURES = 2
+# Of so many pairs the summary tells in words; of more it has a table, and each pair tells its own.
+_MOST_PAIRS = 3
 VERDICTS = {
     "held": "✓ held",
     "lost": "✗ lost",
@@ -48,6 +50,9 @@ def page(data: dict[str, Any]) -> str:
         "first": next(iter(arms.values())),
         "titles": {trait["id"]: trait["title"] for trait in clean["traits"]},
         "summary": summary(clean),
+        "heat": _heat(clean, list(arms)[1:]),
+        "choices": _choices(clean),
+        "most": _MOST_PAIRS,
         "pairs": [_pair(clean, arms, number, label) for number, label in enumerate(list(arms)[1:])],
         "strengths": _strengths(clean),
         "levels": _levels(clean, list(arms)),
@@ -111,12 +116,43 @@ def _pair(data: dict[str, Any], arms: Mapping[str, Any], number: int, label: str
             for change in changes
             if change["trait"] is None
         ],
+        "starred": sum(clear(change) for change in changes),
+        "tested": sum(change["p"] is not None for change in changes),
         "wins": [win for win in wins if win["trait"] is None],
         "traits": traits,
         "gates": [gate for gate in data["gates"] if gate["contestant"] == label],
         "effect": effect,
         "forest": _forest(number, label, traits) if len(arms) - 1 <= _MOST_FIGURES else None,
     }
+
+
+def _heat(data: dict[str, Any], labels: Sequence[str]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+    """Of each trait the change of its markers in every contestant; of a trait without markers that of its first measure."""
+    found = []
+    for trait in data["traits"]:
+        mine = [change for change in data["changes"] if change["trait"] == trait["id"] and change["value"] is not None]
+        names = list(dict.fromkeys(change["measure"] for change in mine))
+        if not names:
+            continue
+        measure = "markers" if "markers" in names else names[0]
+        by_label = {change["contestant"]: change for change in mine if change["measure"] == measure}
+        title = trait["title"] if measure == "markers" else f"{trait['title']} ({measure})"
+        found.append((title, [by_label.get(label) for label in labels]))
+    return found
+
+
+def _choices(data: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """What the most changed replies can be filtered by."""
+    shown = data["most_changed"]
+    traits, kinds = ({item[key] for item in shown} for key in ("trait", "kind"))
+    arms = list(dict.fromkeys(reply["contestant"] for item in shown for reply in item["replies"]))
+    outcomes = {reply["outcome"] for item in shown for reply in item["replies"] if reply["outcome"]}
+    return [
+        ("trait", "trait", [(trait["id"], trait["title"]) for trait in data["traits"] if trait["id"] in traits]),
+        ("kind", "kind of prompt", [(kind, kind) for kind in sorted(kinds)]),
+        ("arm", "contestant", [(arm, arm) for arm in arms]),
+        ("outcome", "outcome", [(outcome, outcome) for outcome in sorted(outcomes)]),
+    ]
 
 
 def _forest(number: int, label: str, traits: Sequence[Mapping[str, Any]]) -> Markup | None:

@@ -37,6 +37,7 @@ def page(data: dict[str, Any]) -> str:
         "r": clean,
         "arms": list(arms.values()),
         "summary": _summary(clean, arms),
+        "profile": writer.profile(),
         "criteria": writer.criteria(),
         "sections": sections,
         "rows": anchors.shown(),

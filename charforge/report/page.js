@@ -20,7 +20,7 @@
 
   let unfolded = [];
   addEventListener("beforeprint", () => {
-    unfolded = [...document.querySelectorAll("details:not([open])")].filter((node) => !node.closest(".rows"));
+    unfolded = [...document.querySelectorAll("details:not([open])")].filter((node) => !node.closest(".rows, .aside"));
     for (const node of unfolded) node.open = true;
   });
   addEventListener("afterprint", () => {
@@ -76,7 +76,8 @@
 
   const apply = () => {
     items ??= read();
-    const sought = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+    // Words in any order; what stands in quotation marks as it is.
+    const sought = [...words.value.toLowerCase().matchAll(/"([^"]+)"|[^\s"]+/g)].map((match) => match[1] ?? match[0]);
     const wanted = choices.map((choice) => choice.value);
     const arm = choices.findIndex((choice) => choice.dataset.key === "arm");
     const shown = [];

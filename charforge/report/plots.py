@@ -5,6 +5,7 @@ Each figure is drawn twice, for a wide page and for a narrow one; the stylesheet
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 import re
@@ -84,8 +85,9 @@ def forest(
             low, high = value["low"], value["high"]
             holds = low is None or low <= reference <= high
             _point(axes, canvas, value, y, "final", hollow=holds, size=9 if first else 8)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    said = "; ".join(f"{text}: {interval(value) if value else 'not measured'}" for text, value in rows)
     return _both(draw)
 
 
@@ -129,8 +131,13 @@ def dots(
                     _mark(axes, 0, canvas.fraction(y), "absent", size=5)
                 else:
                     _point(axes, canvas, value, y, arm.role, size=7)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    def line(values: Mapping[str, Estimate | None]) -> str:
+        known = ((arm.id, values.get(arm.id)) for arm in arms)
+        return ", ".join(f"{arm} {interval(value) if value else 'not measured'}" for arm, value in known)
+
+    said = "; ".join(f"{text}: {line(values)}" for text, values in rows)
     return _both(draw)
 
 
@@ -164,8 +171,12 @@ def curves(name: str, label: str, panels: Sequence[tuple[str, Sequence[float], S
             else:
                 axes.plot(steps, values, color=_MUTED, linewidth=0.9, alpha=0.75, clip_on=False)
                 axes.plot(steps, smooth, color=_ROLES["final"], linewidth=2, clip_on=False)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    said = "; ".join(
+        f"{title}: {len(values)} steps, between {fixed(min(values))} and {fixed(max(values))}"
+        for title, _, values in panels
+    )
     return _both(draw)
 
 
@@ -228,8 +239,12 @@ def lines(
             for x, value in points:
                 if value is not None:
                     _mark(axes, x, value["value"], arm.role, size=7)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    said = "; ".join(
+        f"{arm.id}: " + ", ".join(f"{_plain(x, 0)}: {fixed(v['value']) if v else 'not measured'}" for x, v in points)
+        for arm, points in series
+    )
     return _both(draw)
 
 
@@ -334,18 +349,19 @@ class _Canvas:
         style = {"ha": align, "va": "center_baseline", "fontsize": 12, "weight": weight, "color": colour}
         self.overlay.text(x, y, token, **style)
 
-    def svg(self, name: str, label: str) -> str:
+    def svg(self, name: str, label: str, said: str) -> str:
+        """The figure; `label` says what it shows, `said` what is to be seen in it."""
         import matplotlib
 
         buffer = io.StringIO()
         settings = {"svg.fonttype": "none", "svg.hashsalt": f"charforge {name}"}
         with matplotlib.rc_context(settings):
             self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        drawn = _inline(buffer.getvalue(), label)
+        drawn = _inline(buffer.getvalue(), name, label, said)
         return re.sub(r">T(\d+)</text>", lambda m: f">{html.escape(self._words[int(m[1])])}</text>", drawn)
 
 
-def _inline(svg: str, label: str) -> str:
+def _inline(svg: str, name: str, label: str, said: str) -> str:
     """Fit for a page that holds several: no prolog, metadata, global style or names that would clash."""
     svg = svg[svg.index("<svg") :]
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->", r"\s*<defs>\s*</defs>"):
@@ -359,9 +375,11 @@ def _inline(svg: str, label: str) -> str:
     box = re.search(r'viewBox="0 0 ([\d.]+) ', svg)
     assert box is not None
     safe = html.escape(label)
-    head = f'<svg role="img" aria-label="{safe}" width="{float(box[1]):g}" viewBox='
+    about = f"figure-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    head = f'<svg role="img" aria-label="{safe}" aria-describedby="{about}" width="{float(box[1]):g}" viewBox='
     svg = re.sub(r"<svg .*?viewBox=", lambda _: head, svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'(viewBox="[^"]*")[^>]*>', lambda m: f"{m[1]}><title>{safe}</title>", svg, count=1)
+    words = f'><title>{safe}</title><desc id="{about}">{html.escape(said)}</desc>'
+    svg = re.sub(r'(viewBox="[^"]*")[^>]*>', lambda m: m[1] + words, svg, count=1)
     return re.sub(r"\n\s*", "\n", svg).strip()
 
 

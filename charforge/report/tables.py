@@ -18,6 +18,8 @@ from charforge.report.page import cut
 from charforge.report.rows import Anchors, scalar
 
 TRAINED = "trained"
+_LONG = 40
+"""Lines of a table of details that paper does not get."""
 
 _ASKS = {
     "robustness": "Ordinary requests, each as it is and under attack: suffixes that tell it to drop the character, a reply "
@@ -100,6 +102,8 @@ class Table:
     caption: str = ""
     folded: str = ""
     """The summary of the details element that it is folded into."""
+    aside: bool = False
+    """Whether it stays folded on paper."""
     kind: str = "table"
 
     @property
@@ -151,6 +155,11 @@ class Section:
     more: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def named(self) -> str:
+        """What else was measured, by name."""
+        return ", ".join(block.title for block in self.more if isinstance(block, Table) and not block.aside)
+
     def note(self, why: str) -> int:
         """The number of the note that says this."""
         if why not in self.notes:
@@ -198,6 +207,27 @@ class Writer:
                 self._measure(section, section.more, suite, name, mine)
             self._traits(section, suite, name, mine)
         return section
+
+    def profile(self) -> list[Any]:
+        """The headline shares of all suites in one figure, one condition of each name, and their numbers in a table."""
+        section = Section("profile", "profile", "")
+        rows: list[tuple[str, Mapping[str, Any]]] = []
+        body = []
+        for suite, found in (self.data["suites"] or {}).items():
+            own = [{"condition": "", **n} for n in overall(found.get("numbers") or []) if n.get("headline")]
+            shares = [n for n in own if not is_change(n) and list(n.get("range") or []) == [0, 1]]
+            for name in dict.fromkeys(n["name"] for n in shares):
+                mine = [n for n in shares if n["name"] == name]
+                first = next((n["condition"] for n in mine if known(n.get("value"))), None)
+                values = {n["arm"]: n for n in mine if n["condition"] == first}
+                if values:
+                    what = f"{name} ({first})" if first else name
+                    rows.append((f"{name}, {suite}" if any(name == other for other, _ in rows) else name, values))
+                    body.append((f"{suite}: {what}", [self.cell(section, suite, values.get(arm)) for arm in self.arms]))
+        if len(rows) < 2:
+            return []
+        figure = self._dots("all suites", "headline shares", rows, "share")
+        return [figure, Table("Headline shares", ["measure", *self.arms.values()], body, folded="The numbers")]
 
     def cell(self, section: Section, suite: str, n: Mapping[str, Any] | None, *, heat: bool = False) -> Cell:
         """A number as a cell; what has no value says why in a note."""
@@ -288,7 +318,7 @@ class Writer:
             "Adjusted: for all changes of this suite (Benjamini-Hochberg). Would have been seen: the smallest true change that "
             "these data show with 80% power; a change that is not clear may still be as large."
         )
-        return Table(f"{name}: counts and tests", head, body, caption, folded=f"Counts and tests of “{name}”")
+        return Table(f"{name}: counts and tests", head, body, caption, f"Counts and tests of “{name}”", aside=True)
 
     def _profile_of_conditions(
         self, section: Section, suite: str, name: str, numbers: Sequence[dict[str, Any]]
@@ -690,7 +720,7 @@ def _plainly(name: str, value: Any) -> Any:
         (key, [Cell(cut(scalar(inner.get(c)), 300), absent=inner.get(c) is None) for c in columns])
         for key, inner in lines
     ]
-    return Table(title, ["", *columns], body, folded=f"Details: {title}")
+    return Table(title, ["", *columns], body, folded=f"Details: {title}", aside=len(body) > _LONG)
 
 
 def titles(data: Mapping[str, Any]) -> dict[str, str]:

@@ -326,14 +326,14 @@ def test_adapters_of_one_model_share_an_engine_on_a_gpu(
     missing = Weights(model, Made("dpo", "0" * 64))
     runtime = Runtime.model_validate({"device": "cuda", "vllm": {"memory": 0.8}})
     held = Held("vllm", runtime, store, Progress(), expected=[base, one, two, missing])
-    found: list[Any] = held.engines(base)
+    found: list[Any] = list(held.engines(base))
     (engine,) = Loaded.opened
     assert engine.adapters == [folders[one.label], folders[two.label]] and engine.folder == tiny_model
-    found = held.engines(one, base, two, one)
+    found[:] = held.engines(one, base, two, one)
     assert [adapter for _, adapter in found] == [folders[one.label], None, folders[two.label], folders[one.label]]
     assert Loaded.opened == [engine] and engine.memory == 0.8 and {e for e, _ in found} == {engine}
     # A whole model needs weights of its own, and another template makes another base: memory is split between engines.
-    found = held.engines(one, whole, two, Weights(other))
+    held.engines(one, whole, two, Weights(other))
     assert engine.closed and len(Loaded.opened) == 4
     assert [e.memory for e in Loaded.opened[1:]] == [pytest.approx(0.8 / 3)] * 3
     assert Loaded.opened[2].folder.name == "model" and Loaded.opened[2].adapters == []

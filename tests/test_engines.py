@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import socket
@@ -10,14 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
-from charforge.engine import Request, seed_for
+from charforge.engine import Chunk, Engine, Request, seed_for
 from charforge.engine.endpoint import EndpointEngine
 from charforge.engine.scoring import Item, Scorer
 from charforge.errors import StageError, UserError
@@ -157,6 +158,74 @@ def test_no_server() -> None:
         list(engine.generate([Request((user("hi"),), Sampling(), 1)]))
 
 
+class Streaming(BaseHTTPRequestHandler):
+    """Says its words one after the other as server-sent events; `slow` never ends, `bad` is refused."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = asked["messages"][-1]["content"]
+        assert asked["stream"] and asked["stream_options"] == {"include_usage": True}
+        self.send_response(400 if text == "bad" else 200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        if text == "bad":
+            return
+        words = [" ", "Hello", " from", f" {asked['seed']}", ".", "\n"]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for number in range(10_000 if text == "slow" else len(words)):
+                self.event({"choices": [{"index": 0, "delta": {"content": words[number % len(words)]}}]})
+                time.sleep(0.02)
+            self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
+            self.event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 9, "total_tokens": 10}})
+            self.wfile.write(b"data: [DONE]\n\n")
+
+    def event(self, data: dict[str, Any]) -> None:
+        about = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        self.wfile.write(f"data: {json.dumps({**about, **data})}\n\n".encode())
+        self.wfile.flush()
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+def heard(engine: Engine, *keys: str, slow: str = "") -> dict[str, list[Chunk]]:
+    """The chunks of replies under way, until all of these are done or have failed; `slow` need not be."""
+    found: dict[str, list[Chunk]] = {key: [] for key in (*keys, *([slow] if slow else []))}
+    deadline = time.monotonic() + 120
+    while not all(chunks and (chunks[-1].completion or chunks[-1].failed) for chunks in map(found.get, keys)):
+        assert time.monotonic() < deadline, found
+        for chunk in engine.advance():
+            found[chunk.key].append(chunk)
+        time.sleep(0.005)
+    return found
+
+
+def test_an_endpoint_streams() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Streaming)
+    Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = Endpoint(endpoint=f"http://127.0.0.1:{server.server_port}/v1", model="m")
+    engine = EndpointEngine(endpoint, retries=0, concurrency=3)
+    for key, text in (("a", "hi"), ("bad", "bad"), ("slow", "slow"), ("b", "hi")):
+        assert engine.start(key, Request((user(text),), Sampling(), len(key))) is None
+    engine.start("c", Request((user("hi"),), Sampling(), 3))
+    found = heard(engine, "a", "b", "bad", "c", slow="slow")
+    assert len(found.pop("slow")) > 2
+    engine.stop("slow")
+    time.sleep(0.1)
+    assert not list(engine.advance()), "nothing more is said of the one that was stopped"
+    chunks = found["c"]
+    assert "".join(chunk.text for chunk in chunks) == "Hello from 3." and len(chunks) > 3
+    assert "answered 400" in str(found["bad"][-1].failed)
+    assert chunks[-1].completion is not None and chunks[-1].completion.text == "Hello from 3."
+    assert (chunks[-1].completion.finish, chunks[-1].completion.tokens) == ("length", 9)
+    with pytest.raises(StageError, match="begin a reply"):
+        engine.start("no", Request((user("hi"),), Sampling(), 1, prefill="Well"))
+    with pytest.raises(StageError, match="go on with a document"):
+        engine.start("no", Request((), Sampling(), 1, document="Once"))
+    engine.close()
+    server.shutdown()
+
+
 def test_a_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(UserError, match="SOME_KEY"):
@@ -194,6 +263,15 @@ def test_a_real_server(tmp_path: Path) -> None:
         assert dict(engine.generate(requests[:1]))[0] == found[0], "the same seed gives the same reply"
         ((_, choice),) = engine.choose([[user("Answer with the letter A.")]], ("A", "B"))
         assert 0 <= sum(choice) <= 1 and len(choice) == 2
+        for index, request in enumerate(requests):
+            engine.start(str(index), request)
+        for key, chunks in heard(engine, "0", "1", "2").items():
+            whole, last = "".join(chunk.text for chunk in chunks), chunks[-1].completion
+            assert last is not None and whole == last.text == found[int(key)].text, (
+                "streamed, the same seed says the same"
+            )
+            assert last.tokens == found[int(key)].tokens and last.finish == found[int(key)].finish
+        engine.close()
         with pytest.raises(StageError, match="knows no model 'large'"):
             list(EndpointEngine(Endpoint(endpoint=endpoint.endpoint, model="large"), retries=0).generate(requests[:1]))
     finally:

@@ -175,6 +175,10 @@ class Party:
         self.scripted = recipe is not None and recipe.engine == "scripted"
         """Whether a fixed rule speaks, and no model."""
         self._runtime = recipe.runtime if recipe else Runtime()
+        # On CPU each has an engine of its own: together they take what one takes in training.
+        each = max(1, self._runtime.vllm.cpu_kv_gib // len({contestant.weights.label for contestant in contestants}))
+        smaller = self._runtime.vllm.model_copy(update={"cpu_kv_gib": each})
+        self._runtime = self._runtime.model_copy(update={"vllm": smaller})
         self._store = store
         folder = store.root / talks.FOLDER / "logs"
         folder.mkdir(parents=True, exist_ok=True)

@@ -71,9 +71,10 @@ class VllmEngine:
         try:
             self._llm = LLM(**options)
         except (ValueError, RuntimeError) as error:
+            memory = "memory" if device != "cpu" else "cpu_kv_gib"
             raise StageError(
                 f"vLLM could not start: {_first_line(error)}",
-                hint="lower runtime.vllm.max_length or runtime.vllm.memory, or free memory on the device",
+                hint=f"lower runtime.vllm.max_length or runtime.vllm.{memory}, or free memory on the device",
             ) from error
         self._max_length = length
         self._lora: Any = None

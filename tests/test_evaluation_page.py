@@ -461,7 +461,7 @@ def test_details_become_tables_and_figures(source: str, parsed: Linked) -> None:
     assert "3 of 4 (0.75)" in text and "4 of 4 (1.00)" in text
     assert "0.75 (0.25 over the mode, n 4)" in text
     assert "deepest" in text
-    assert "Bands: 95% intervals" in text
+    assert "Upright lines: 95% intervals" in text
     for name in ("Share of the voice over tokens put into its mouth", "strength of each trait"):
         assert name.lower() in source.lower()
     assert re.search(r'<td class="value heat" style="--shade: 90">', source)

@@ -190,7 +190,7 @@ def _headlines(numbers: Sequence[Mapping[str, Any]], final: str, arms: set[str])
                 differs = is_change(n) and relation(n["against"], mine, arms).startswith("minus")
                 tested = _tested(n) if differs and arm == final else ""
                 parts.append(f"{in_words(n, signed=differs)} {arm}{tested}")
-        sentence = " and ".join(parts)
+        sentence = (", and " if any(", which" in part for part in parts) else " and ").join(parts)
         changes = [n for (arm, _), n in line.changes.items() if arm == final]
         changed = [n for n in changes if measured(n)]
         from_untrained = [n for n in changed if n["against"] == UNTRAINED] or changed

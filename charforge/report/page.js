@@ -31,7 +31,7 @@
   const words = document.getElementById("filter-words");
   const found = document.getElementById("filter-found");
   const choices = box ? [...box.querySelectorAll("select")] : [];
-  const groups = [...document.querySelectorAll(".rows, .rows details")].reverse();
+  const groups = [...document.querySelectorAll(".rows, .rows details, .rows .part")].reverse();
   // So few matches are unfolded at once, and so many have their words marked.
   const few = 200;
   let items = null;
@@ -46,7 +46,6 @@
           node: part,
           values: choices.map((choice) => value(part, choice.dataset.key)),
         })),
-        group: node.closest(".rows details"),
         text: null,
       };
     });
@@ -92,12 +91,12 @@
       // Of several replies to one prompt those of the arm that was chosen; the others may be why a reader looks.
       for (const part of item.parts)
         if (part.node !== item.node) part.node.hidden = arm >= 0 && wanted[arm] !== "" && part.values[arm] !== wanted[arm];
-      for (let up = item.group; up && up.id !== "rows"; up = up.parentElement) open.add(up);
+      for (let up = item.node.closest(".rows .part"); up && up.id !== "rows"; up = up.parentElement) open.add(up);
     }
     const filtered = wanted.some(Boolean) || sought.length > 0;
     for (const group of groups) {
       group.hidden = filtered && !open.has(group);
-      if (filtered && shown.length <= few && open.has(group)) group.open = true;
+      if (filtered && shown.length <= few && open.has(group) && group.tagName === "DETAILS") group.open = true;
     }
     mark(shown, sought);
     found.textContent = `${shown.length} of ${items.length} ${found.dataset.what}`;

@@ -188,7 +188,7 @@ def lines(
     across: str,
     up: str,
 ) -> str:
-    """For each arm a line of (x, value from 0 to 1) with its marks, and a band between the ends of the intervals.
+    """For each arm a line of (x, value from 0 to 1) with its marks, and an upright line over the interval of each.
 
     Where there is no value the line has a gap.
     """
@@ -223,22 +223,24 @@ def lines(
                 canvas.text(at, 34, _plain(x, 0), align="center", colour=_MUTED)
                 last = at
         canvas.text(34 + (width - 50) / 2, 13, across, align="center", colour=_MUTED)
+        # Beside each other, so that no interval hides behind another.
+        aside = {
+            arm.id: (place - (len(series) - 1) / 2) * 5 / (width - 50) * 1.04 * span
+            for place, (arm, _) in enumerate(series)
+        }
         for arm, points in series:
-            for run in _runs(points):
-                banded = [(x, v) for x, v in run if v["low"] is not None and v["high"] is not None]
-                if len(banded) > 1:
-                    ends = [[min(1.0, max(0.0, v[end])) for _, v in banded] for end in ("low", "high")]
-                    steps = [x for x, _ in banded]
-                    axes.fill_between(steps, *ends, color=_ROLES[arm.role], alpha=0.09, linewidth=0, clip_on=False)
-                    # Edges, so that bands on top of each other stay apart.
-                    for end in ends:
-                        axes.plot(steps, end, color=_ROLES[arm.role], linewidth=0.8, alpha=0.6, clip_on=False)
-                xs, ys = [x for x, _ in run], [v["value"] for _, v in run]
-                axes.plot(xs, ys, color=_ROLES[arm.role], linewidth=2, clip_on=False)
+            shift = aside[arm.id]
+            for run in (run for run in _runs(points) if len(run) > 1):
+                xs, ys = [x + shift for x, _ in run], [v["value"] for _, v in run]
+                axes.plot(xs, ys, color=_ROLES[arm.role], linewidth=1.5, clip_on=False)
+            for x, value in points:
+                if value is not None and value["low"] is not None and value["high"] is not None:
+                    ends = [min(1.0, max(0.0, value[end])) for end in ("low", "high")]
+                    axes.plot([x + shift] * 2, ends, color=_ROLES[arm.role], linewidth=1.5, alpha=0.6, clip_on=False)
         for arm, points in series:
             for x, value in points:
                 if value is not None:
-                    _mark(axes, x, value["value"], arm.role, size=7)
+                    _mark(axes, x + aside[arm.id], value["value"], arm.role, size=7)
         return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
     said = "; ".join(

@@ -467,7 +467,7 @@ class Writer:
             return None
         label = f"{suite}: {title}, for every arm."
         svg = plots.lines(f"{suite}-{title}", label, series, across=across, up=up)
-        return Figure(Markup(svg), f"{title}. Bands: 95% intervals, where there are any.")  # noqa: S704
+        return Figure(Markup(svg), f"{title}. Upright lines: 95% intervals, where there are any.")  # noqa: S704
 
     def _curves(self, section: Section, suite: str, curves: Mapping[str, list[dict[str, Any]]]) -> list[Any]:
         blocks: list[Any] = []

@@ -206,7 +206,7 @@ def print_evaluation(
             console.print(table)
         signs = _legend("\n".join(str(cell) for table in tables for column in table.columns for cell in column.cells))
         if signs:
-            console.print(f"({signs})", markup=False)
+            console.print(f"({signs})", markup=False, soft_wrap=True)
         reasons: dict[str, list[str]] = {}
         for number in overall:
             if number["headline"] and number["why"] and number["arm"] == "trained" and number["against"] not in arms:

@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint type check quick docs clean
+.PHONY: help setup demo test lint type check quick docs screenshots clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
@@ -32,6 +32,9 @@ test: check ## Lint, types and all tests, with real models.
 
 docs: setup ## Write the generated pages: recipe reference and command line.
 	$(BIN)/python docs/generate.py
+
+screenshots: setup ## Take the pictures of the docs (needs Chromium, and wren@1.1.0 in the store).
+	$(BIN)/python docs/screenshots.py
 
 clean: ## Remove .venv and caches. The store (.charforge) with your trained characters stays.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build *.egg-info

@@ -39,6 +39,8 @@ MOST_BYTES = 8 * 1024 * 1024
 """A larger talk is not read."""
 LONGEST = 32_000
 """The longest message, in characters."""
+DATA = '<script type="application/jsonl" id="talk">'
+"""What the talk's lines stand behind in a page that holds them."""
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
 Text = Annotated[str, StringConstraints(max_length=LONGEST)]
@@ -270,16 +272,18 @@ class Talk:
 
 
 def parse(text: str, place: str) -> Talk:
-    """The talk of a file. A last line that was cut short, as by a kill, is left out.
+    """The talk of a file, or of a page that holds one. A last line that was cut short, as by a kill, is left out.
 
     Raises:
         UserError: naming the line that is wrong.
     """
-    if len(text.encode()) > MOST_BYTES:
+    before, found, data = text.partition(DATA)
+    text, first = (data.partition("</script>")[0], before.count("\n") + 1) if found else (text, 1)
+    if len(text) > MOST_BYTES or len(text.encode(errors="replace")) > MOST_BYTES:
         raise UserError(f"the talk is larger than {MOST_BYTES // 2**20} MiB", place=place)
     lines = text.split("\n")
     talk: Talk | None = None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first):
         if not line.strip():
             continue
         try:
@@ -291,7 +295,7 @@ def parse(text: str, place: str) -> Talk:
             else:
                 talk.add(event)
         except (ValueError, RecursionError) as error:
-            if talk is not None and number == len(lines) and isinstance(error, json.JSONDecodeError):
+            if talk is not None and number == first + len(lines) - 1 and isinstance(error, json.JSONDecodeError):
                 break
             raise UserError(
                 f"this is no talk: {_first(error)}",
@@ -367,15 +371,23 @@ def read(path: Path) -> Talk:
 
 
 def opened(store: Store, path: Path) -> Record:
-    """Go on with the talk in a file, in this store. Where the store keeps another state of it, this one is a new talk.
+    """Go on with the talk in a file, in this store, as `adopted` does.
 
     Raises:
         UserError: it can not be read, or is no talk.
     """
-    talk = read(path)
+    return adopted(store, read(path))
+
+
+def adopted(store: Store, talk: Talk) -> Record:
+    """Go on with a talk in this store. Where the store keeps another state of it, this one is a new talk.
+
+    The new one has no votes: they count once, where they were given.
+    """
     known = place(store, talk.header.id)
-    if known.is_file() and not known.samefile(path) and read(known).text() != talk.text():
-        talk.header = talk.header.model_copy(update={"id": new_id(12)})
+    if known.is_file() and read(known).text() != talk.text():
+        header = talk.header.model_copy(update={"id": new_id(12)})
+        talk = Talk(header, talk.turns, talk.replies, {}, talk.revealed)
     return Record(store, talk)
 
 

@@ -159,13 +159,19 @@ def _serve(
     blind: bool,
 ) -> None:
     """Talk in the browser. A talk whose speakers are not all here is shown there without them."""
-    from charforge import talks
+    from charforge import compare, talks
     from charforge.chat import party as parties
-    from charforge.chat import terminal, web
+    from charforge.chat import room, terminal, web
 
     talk = talks.read(path) if path is not None else None
     if talk is not None and not speakers:
         speakers = [speaker.reference for speaker in talk.speakers]
+        try:
+            compare.named(store, speakers)
+        except UserError as error:
+            print(f"to be read only: {error}", file=sys.stderr)
+            web.serve(room.Nobody(), store, host=host, port=port, open_browser=browser, talk=talk)
+            return
     with parties.party(store, speakers, sampling) as party:
         terminal.start(party)
         web.serve(

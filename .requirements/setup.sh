@@ -28,16 +28,23 @@ command -v g++ >/dev/null || missing+=(g++)
 "$python" -c 'import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || missing+=(python3-dev)
 ldconfig -p 2>/dev/null | grep -q libtcmalloc_minimal.so.4 || missing+=(libtcmalloc-minimal4)
 ldconfig -p 2>/dev/null | grep -q libnuma.so.1 || missing+=(libnuma1)
-# Only tests and pictures of the pages need a browser.
-command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+install_packages() {
+  echo "installing system packages: $*"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 \
+    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+}
 if [ ${#missing[@]} -gt 0 ]; then
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "installing system packages: ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 \
-      || { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+  if can_install; then
+    install_packages "${missing[@]}"
   else
-    echo "note: not installed, for want of root: ${missing[*]} (chromium is optional: tests of the pages use it)" >&2
+    echo "note: not installed, for want of root: ${missing[*]}" >&2
+  fi
+fi
+# Only tests and pictures of the pages need a browser: nothing fails for want of it.
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+  if ! can_install || ! install_packages chromium; then
+    echo "note: not installed, and optional: chromium (tests of the pages use it)" >&2
   fi
 fi
 

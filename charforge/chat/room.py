@@ -201,8 +201,7 @@ class Room:
 
     def hold(self, talk: Talk) -> Session:
         """Go on with a talk: it is kept in this store from now on, under its own id if that is free."""
-        if not self.can_answer(talk):
-            raise Refused(409, "not all of its speakers are here", f"start them with: {command(talk)}")
+        self._all_here(talk)
         record = talks.adopted(self.store, talk)
         return self._hold(Session(record.talk, record))
 
@@ -231,6 +230,11 @@ class Room:
     def can_answer(self, talk: Talk) -> bool:
         """Whether all of its speakers are here, and are told what the talk says."""
         return {(s.id, s.told) for s in talk.speakers} <= {(s.id, s.told) for s in self.party.speakers}
+
+    def _all_here(self, talk: Talk) -> None:
+        if not self.can_answer(talk):
+            hint = None if talk.hidden else f"start them with: {command(talk)}"
+            raise Refused(409, "not all of its speakers are here", hint)
 
     def kept(self) -> list[Talk]:
         return list(talks.kept(self.store))
@@ -299,8 +303,7 @@ class Room:
             return fresh
 
     def _ready(self, session: Session) -> None:
-        if not self.can_answer(session.talk):
-            raise Refused(409, "not all of its speakers are here", f"start them with: {command(session.talk)}")
+        self._all_here(session.talk)
         if len(session.talk.turns) >= self.limits.turns:
             raise Refused(409, f"this talk has {self.limits.turns} turns, and that is all", "begin a new one")
 

@@ -218,7 +218,7 @@ def summary(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     for contestant in data["contestants"][1:]:
         label = contestant["label"]
         changes = [c for c in data["changes"] if c["contestant"] == label]
-        told = [*_on_changes(changes, titles), *_on_wins(data, label, first)]
+        told = [*_on_changes(changes, titles), *_on_wins(data, label, first), *_on_votes(data, label, first)]
         effect = next(found for found in data["constitutions"] if found["contestant"] == label)
         told += [*_on_effect(effect), *_on_gates(g for g in data["gates"] if g["contestant"] == label)]
         result.append((f"{label} against {first}", told))
@@ -247,6 +247,14 @@ def _on_wins(data: Mapping[str, Any], label: str, first: str) -> Iterable[str]:
         if win["contestant"] == label and win["trait"] is None and win["value"] is not None:
             kind = win["judge"].replace("_", " ")
             yield f"The {kind} judge finds it more in character than {first} in {text(win)} of draws; 0.5 is no difference."
+
+
+def _on_votes(data: Mapping[str, Any], label: str, first: str) -> Iterable[str]:
+    for pair in data["people"]["pairs"] if data["people"] else ():
+        if (pair["contestant"], pair["against"]) == (label, first):
+            decided = f"{pair['wins']} won, {pair['ties']} tied, {pair['losses']} lost"
+            share = f"a share of {text(pair)}; 0.5 is no preference" if pair["why"] is None else pair["why"]
+            yield f"Of {pair['votes']} blind votes by people in {pair['talks']} talks, {decided}: {share}."
 
 
 def _on_effect(effect: Mapping[str, Any]) -> Iterable[str]:

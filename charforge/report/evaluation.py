@@ -132,9 +132,8 @@ def _on_changes(changes: Sequence[tuple[str, Mapping[str, Any]]], arms: set[str]
     if told and rest:
         told.append(f"{_counted(rest, 'other headline change')} {'are' if rest > 1 else 'is'} not clear.")
     elif rest:
-        told.append(
-            f"None of {_counted(rest, 'headline change')} is clear. With few questions only a large one can be."
-        )
+        none = f"None of {rest} headline changes is" if rest > 1 else "The only headline change that was tested is not"
+        told.append(f"{none} clear. With few questions only a large one can be.")
     elif not told:
         told.append("No headline change could be tested.")
     return [("What changed", [text[0].upper() + text[1:] for text in told])]

@@ -180,7 +180,7 @@ def display(plan: Plan) -> Iterator[TerminalDisplay]:
 
 def number(estimate: dict[str, Any] | None) -> str:
     """An estimate with its interval, or a dash where nothing was measured."""
-    if estimate is None:
+    if estimate is None or estimate["value"] is None:
         return "-"
     if estimate["low"] is None:
         return f"{estimate['value']:.2f} (no interval)"
@@ -319,7 +319,7 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
             if gate["contestant"] == label:
                 shown = number({"value": gate["change"], "low": gate["low"], "high": gate["high"]})
                 change = shown if gate["change"] is not None else "-"
-                why = f"  {gate['why']}" if gate["why"] else ""
+                why = f"  {visible(gate['why'])}" if gate["why"] else ""
                 line = f"  {gate['verdict']:12} {gate['gate']:14} change {change}, margin {gate['margin']:g}{why}"
                 console.print(line, markup=False, soft_wrap=True)
         for effect in data["constitutions"]:
@@ -332,6 +332,9 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
         for item in ranked:
             shown = number(item) if item["value"] is not None else "-"
             console.print(f"  {visible(item['contestant'])}: {shown}", markup=False)
+        console.print()
+    if data["people"]:
+        _print_people(console, data["people"])
         console.print()
     for warning in data["warnings"]:
         console.print(f"note: {visible(warning)}", markup=False, soft_wrap=True)
@@ -359,6 +362,52 @@ def _print_effect(console: Console, effect: dict[str, Any]) -> None:
                 did += f"; the smallest change that would have been seen: {least['value']:.2f} ({least['measure']})"
             line = f"  {heading}: {visible(row['title'])}{f' ({what})' if what else ''}: {did}"
             console.print(line, markup=False, soft_wrap=True)
+
+
+def _print_people(console: Console, people: dict[str, Any]) -> None:
+    """What people preferred, and how far each judge agrees with them."""
+    if people["pairs"]:
+        table = Table(box=None, pad_edge=False)
+        for column in (
+            "[bold]people's blind votes[/bold]",
+            "won",
+            "tied",
+            "lost",
+            "talks",
+            "share (95% CI)",
+            "adjusted p",
+        ):
+            table.add_column(column, overflow="fold")
+        for pair in people["pairs"]:
+            counts = [str(pair[name]) for name in ("wins", "ties", "losses", "talks")]
+            p = "-" if pair["adjusted"] is None else f"{pair['adjusted']:.3f}"
+            heading = f"  {pair['contestant']} against {pair['against']}"
+            table.add_row(escape(visible(heading)), *counts, escape(number(pair)), p)
+        console.print(table)
+        for why in dict.fromkeys(pair["why"] for pair in people["pairs"] if pair["why"]):
+            console.print(f"  ({why})", markup=False, soft_wrap=True)
+    if people["strengths"]:
+        for item in sorted(people["strengths"]["items"], key=lambda item: -item["value"]):
+            console.print(f"  strength by votes, {visible(item['contestant'])}: {number(item)}", markup=False)
+        if people["strengths"]["why"]:
+            console.print(f"  (strength by votes: {visible(people['strengths']['why'])})", markup=False, soft_wrap=True)
+    for pair in people["open"]:
+        result = f"{pair['wins']} won, {pair['ties']} tied, {pair['losses']} lost"
+        heading = f"{pair['contestant']} against {pair['against']}"
+        console.print(f"  open votes, no evidence: {visible(heading)}: {result}", markup=False, soft_wrap=True)
+    if not people["pairs"] or not people["judges"]:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("[bold]judges against people[/bold]", "votes", "decided", "agreement (95% CI)", "AC1", "kappa"):
+        table.add_column(column, overflow="fold")
+    for rule in (*people["judges"], people["length"]):
+        kappa = "-" if rule["kappa"] is None else f"{rule['kappa']:.2f}"
+        shown = [escape(number(rule[name])) for name in ("agreement", "ac1")]
+        name = "  " + rule["name"].replace("_", " ")
+        table.add_row(escape(name), str(rule["pairs"]), str(rule["decided"]), *shown, kappa)
+    console.print(table)
+    for why in dict.fromkeys(rule["why"] for rule in people["judges"] if rule["why"]):
+        console.print(f"  ({why})", markup=False, soft_wrap=True)
 
 
 def print_report(report: dict[str, Any], folder: Path) -> None:

@@ -433,6 +433,14 @@ def test_floors_and_missing_intervals_say_why(parsed: Linked) -> None:
     assert re.search(r"\b(None|nan|null)\b", parsed.within("suite-robustness").replace("null", "")) is None
 
 
+def test_what_should_be_known_of_a_number_is_a_note() -> None:
+    data = example()
+    data["suites"]["robustness"]["numbers"][2]["note"] = "by the training judge alone"
+    page = Linked(evaluation.page(data))
+    place = next(name for name in page.ids if page.within(name) == "by the training judge alone")
+    assert f"#{place}" in [href for href, _ in page.links]
+
+
 def test_clear_changes_are_starred_and_tests_are_told(source: str, parsed: Linked) -> None:
     main = re.search(r"<h3>voice</h3>.*?</table>", source, flags=re.DOTALL)
     assert main is not None

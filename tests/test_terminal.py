@@ -72,6 +72,11 @@ def test_what_has_no_interval_says_so(capsys: pytest.CaptureFixture[str]) -> Non
     assert terminal.number({"value": 0.5, "low": None, "high": None}) == "0.50 (no interval)"
 
 
+def test_what_should_be_known_of_a_number_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = [number("wins", arm, 0.5, headline=True, note="by the training judge alone") for arm in ARMS]
+    assert shown(numbers, capsys).count("note: wins: by the training judge alone") == 1
+
+
 def test_text_of_others_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     numbers = [number("[bold]a\x1b[31m", "trained", 0.5, "[red]b\u202e", headline=True)]
     out = shown(numbers, capsys)

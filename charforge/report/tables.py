@@ -243,13 +243,14 @@ class Writer:
         # What has no test is no difference, as a correlation is none.
         differs = change and (known(n.get("p")) or known(n.get("detectable")))
         text, _, interval = in_words(n, signed=differs).partition(" ")
-        note = None
+        said = [n["note"]] if n.get("note") else []
         if not known(n.get("low")) or not known(n.get("high")):
             interval = "(no interval)"
             few = (n.get("clusters") or 0) < 2
-            note = section.note(
+            said.append(
                 n.get("why") or ("one question alone has no interval" if few else "no interval could be computed")
             )
+        note = section.note("; ".join(said)) if said else None
         shade = None
         if heat and list(n.get("range") or []) == [0, 1]:
             shade = round(100 * min(1.0, max(0.0, n["value"])))

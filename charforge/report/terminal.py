@@ -214,6 +214,12 @@ def print_evaluation(
                 reasons.setdefault(number["why"], []).append(f"{number['name']}{where}")
         for why, what in reasons.items():
             console.print(f"no value of the trained arm for {', '.join(what)}: {why}", markup=False, soft_wrap=True)
+        notes: dict[str, list[str]] = {}
+        for number in overall:
+            if number.get("note") and number["name"] in shown:
+                notes.setdefault(number["note"], []).append(number["name"])
+        for note, what in notes.items():
+            console.print(f"note: {', '.join(dict.fromkeys(what))}: {note}", markup=False, soft_wrap=True)
         traits = {n["trait"] for n in data["numbers"]} - {None}
         more = [f"{len(names) - len(shown)} more measures: --all"] if len(shown) < len(names) else []
         more += [f"{len(traits)} traits one by one: in the report"] if traits else []

@@ -66,7 +66,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 def run(work: Work) -> Row:
     """Copy what makes the character, then write its report."""
-    from charforge.report import build, html
+    from charforge.report import build, training
 
     trained = work.inputs["trained"]
     source = trained_folder(trained)
@@ -82,7 +82,7 @@ def run(work: Work) -> Row:
     report = build.report(work)
     text = json.dumps(report, indent=1, ensure_ascii=False)
     write_atomic(work.directory / "report.json", text + "\n")
-    write_atomic(work.directory / "report.html", html.page(report))
+    write_atomic(work.directory / "report.html", training.page(report))
     return {"reference": work.constitution.reference, "build": work.stage.key[:12]}
 
 

@@ -18,14 +18,14 @@ import math
 import statistics as plain_statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from charforge import characters, judge, registry
+from charforge import characters, judge, people, registry
 from charforge.characters import Character
 from charforge.constitution import Constitution, Message, Trait, digest
 from charforge.constitution.difference import difference, words
@@ -34,12 +34,12 @@ from charforge.engine import Drawing, Request, draw, seed_for
 from charforge.engine.bench import Bench
 from charforge.engine.scoring import Item
 from charforge.errors import UserError, did_you_mean
-from charforge.evaluate import probing, refusals, retention, suites, voice
+from charforge.evaluate import outcomes, probing, retention, suites, voice
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.findings import FLOOR, Better, plain
 from charforge.evaluate.fluency import repetition
 from charforge.evaluate.judging import Judging, measured
-from charforge.evaluate.measure import Desk
+from charforge.evaluate.measure import Desk, Suite
 from charforge.models import resolve
 from charforge.recipe import Margins, ModelReference, Recipe
 from charforge.stage import Made, Stage, Weights, Work
@@ -61,7 +61,7 @@ from charforge.store import Row, Store, read_rows, write_atomic, write_rows
 
 NAME = "compared"
 # Raised when the code reads the same rows differently.
-READING = 1
+READING = 2
 CLEAR = 0.05
 """Adjusted p below this is a difference; a gate is held where Holm's p is no more than this."""
 MOST_CHANGED = 10
@@ -111,8 +111,7 @@ class Contestant:
         """The character with its constitution and recipe; None for a bare model."""
         if self.entry is None:
             return None
-        reference, build, folder = self.entry
-        return characters.recall(registry.Entry(reference, build, Path(folder), None))
+        return _recall(*self.entry)
 
     @property
     def weights(self) -> Weights:
@@ -127,6 +126,12 @@ class Contestant:
     def digest(self) -> str:
         """What it is, whoever it is compared with: its weights, and what they are told."""
         return digest([self.weights.label, self.system])[:12]
+
+
+@lru_cache(maxsize=64)
+def _recall(reference: str, build: str, folder: str) -> Character:
+    # What makes a character never changes once it is made, and to read a constitution takes long.
+    return characters.recall(registry.Entry(reference, build, Path(folder), None))
 
 
 def contestants(store: Store, texts: Sequence[str], by: str | None = None) -> tuple[list[Contestant], Character]:
@@ -164,7 +169,8 @@ def named(store: Store, texts: Sequence[str], also: Character | None = None) -> 
     entries = {
         text: registry.find(store, text.removeprefix("prompt:")) for text in texts if not text.startswith("model:")
     }
-    known = {text: characters.recall(entry) for text, entry in entries.items()}
+    places = {text: (entry.reference, entry.build, str(entry.folder)) for text, entry in entries.items()}
+    known = {text: _recall(*place) for text, place in places.items()}
     # A trained character's template goes before that of one whose constitution is only told.
     ordered = [*([also] if also else []), *(known[t] for t in reversed(texts) if t in known and t[:7] != "prompt:")]
     references = [found.recipe.model for found in (*ordered, *known.values())]
@@ -179,19 +185,12 @@ def named(store: Store, texts: Sequence[str], also: Character | None = None) -> 
             found.append(Contestant("model", label, text, reference))
             continue
         entry = entries[text]
-        place = (entry.reference, entry.build, str(entry.folder))
-        told = text.startswith("prompt:")
-        prefix, kind = ("prompt:", "prompt") if told else ("", "character")
-        found.append(
-            Contestant(
-                "prompt" if kind == "prompt" else "character",
-                prefix + entry.reference,
-                prefix + entry.id,
-                known[text].recipe.model,
-                place,
-                None if told else entry.key,
-            )
-        )
+        model, place = known[text].recipe.model, places[text]
+        if text.startswith("prompt:"):
+            label, full = f"prompt:{entry.reference}", f"prompt:{entry.id}"
+            found.append(Contestant("prompt", label, full, model, place))
+        else:
+            found.append(Contestant("character", entry.reference, entry.id, model, place, entry.key))
     for one, other in combinations(range(len(found)), 2):
         if found[one].digest == found[other].digest:
             raise UserError(
@@ -329,11 +328,13 @@ def stages(
     command: str,
     preset: str | None = None,
     retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    votes: Sequence[Row] = (),
 ) -> list[Stage]:
     """The stages of a comparison: the replies of each contestant, and one that reads them all.
 
     `constitution` and `recipe` are those that are measured by, `calibration` is the key of their judges. `preset` asks the
-    retention suite as well; `retained` are artifacts (stage, key) that hold its rows already, by label and part.
+    retention suite as well; `retained` are artifacts (stage, key) that hold its rows already, by label and part. `votes` are
+    those of people, from `people.votes`.
     """
     everything = sources(found, (constitution, recipe))
     prompts, left_out = asked(everything, learned(found), leave_out)
@@ -371,10 +372,11 @@ def stages(
             "retention": [suite.version, suite.reading] if suite else None,
             "engine": recipe.engine,
             "command": command,
+            **({"votes": digest(list(votes))} if votes else {}),
         },
         inputs=inputs,
         process=probing.PROCESS,
-        run=_Compare(tuple(found), tuple(prompts), tuple(left_out), bounds),
+        run=_Compare(tuple(found), tuple(prompts), tuple(left_out), bounds, tuple(votes)),
         # Fluency is weighed under the first one's base model.
         weights=Weights(resolve(found[0].model)),
     )
@@ -416,8 +418,11 @@ def _retention(contestant: Contestant, constitution: Constitution, recipe: Recip
 def retained(store: Store, found: Sequence[Contestant]) -> dict[str, dict[str, tuple[str, str]]] | None:
     """Artifacts with answers to the retention suite, asked alike of every contestant, by label and part; None if one lacks
     them."""
+    if not any((store.root / "artifacts").glob("retention-*")):
+        return None
     parts = ("", "-weighed")
-    known = {c.label: list(_answered(store, c, parts)) for c in found}
+    suite = suites.load("retention")
+    known = {c.label: list(_answered(store, c, suite, parts)) for c in found}
     result: dict[str, dict[str, tuple[str, str]]] = {c.label: {} for c in found}
     for part in parts:
         common = set.intersection(*({how for p, how, _ in known[c.label] if p == part} for c in found))
@@ -429,9 +434,10 @@ def retained(store: Store, found: Sequence[Contestant]) -> dict[str, dict[str, t
     return result
 
 
-def _answered(store: Store, contestant: Contestant, parts: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, str]]]:
+def _answered(
+    store: Store, contestant: Contestant, suite: Suite, parts: Sequence[str]
+) -> Iterator[tuple[str, str, tuple[str, str]]]:
     """(part, digest of how it was asked, (stage, key)), the newest first."""
-    suite = suites.load("retention")
     arms = [contestant.digest, *{"character": ["trained"], "model": [UNTRAINED]}.get(contestant.kind, [])]
     for part in parts:
         for arm in arms:
@@ -495,6 +501,7 @@ class _Compare:
     prompts: tuple[Row, ...]
     left_out: tuple[str, ...]
     bounds: Margins
+    votes: tuple[Row, ...]
 
     def __call__(self, work: Work) -> Row:
         from charforge.report import comparison
@@ -511,11 +518,13 @@ class _Compare:
         bench = Bench(work)
         judging = measured(work.inputs["judge"], work.recipe) if "judge" in work.inputs else Judging()
         self._weigh(rows, work, bench, judging)
+        votes = self._voted(bench, judging)
         gates = self._retained(work, bench)
         bench.close()
         data = {
             **self._about(work, found, judging),
             **read(rows, labels, found, judging.kinds, self.bounds, gates),
+            "people": people.read(votes, labels, judging.kinds),
         }
         told = {c.label: c.character.constitution if c.character else None for c in self.contestants}
         data["constitutions"] = [
@@ -523,6 +532,8 @@ class _Compare:
             for label in labels[1:]
         ]
         write_rows(work.directory / "rows.jsonl", rows)
+        if votes:
+            write_rows(work.directory / "votes.jsonl", votes)
         write_atomic(work.directory / "comparison.html", comparison.page(data))
         text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(work.directory / "comparison.json", text + "\n")
@@ -544,6 +555,15 @@ class _Compare:
         scores = judging.score(bench, cases)
         for place, row in enumerate(rows):
             row["scores"] = {kind: found[place] if row["text"].strip() else None for kind, found in scores.items()}
+
+    def _voted(self, bench: Bench, judging: Judging) -> list[Row]:
+        """People's votes, with the judges' scores of both replies where they may be judged."""
+        votes = [dict(row) for row in self.votes]
+        judged = [row for row in votes if people.can_be_judged(row)]
+        scores = judging.score(bench, people.cases(judged)) if judged else {}
+        for number, row in enumerate(judged):
+            row["scores"] = {kind: found[2 * number : 2 * number + 2] for kind, found in scores.items()}
+        return votes
 
     def _retained(self, work: Work, bench: Bench) -> list[Row]:
         """The gates of the retention suite, each against the first contestant."""
@@ -732,14 +752,15 @@ def annotate(rows: Iterable[Row], constitution: Constitution, found: Sequence[De
     """
     by_id = {d.trait.id: d.trait for d in found}
     voices = [d.trait for d in found if d.trait.is_voice and d.trait.markers]
+    # A boundary's markers are the mark of declining: they apply where there is something to decline.
+    own = {t.id: t.is_boundary for t in by_id.values() if t.markers and not t.is_voice}
     for row in rows:
         text, trait = row["text"], by_id[row["trait"]]
         heard = voice.listen(constitution, text, row["context"])
         row["share"], row["held"] = heard["share"], heard["held"]
         row["markers"], row["traits"], row["declined"], row["outcome"] = {}, {}, None, None
         applying = [t for t in voices if t.where.holds(row["context"])]
-        # A boundary's markers are the mark of declining: they apply where there is something to decline.
-        if trait.markers and not trait.is_voice and (row["kind"] == "boundary" or not trait.is_boundary):
+        if trait.id in own and (row["kind"] == "boundary" or not own[trait.id]):
             applying.append(trait)
         silent = not text.strip()
         for each in applying:
@@ -747,14 +768,12 @@ def annotate(rows: Iterable[Row], constitution: Constitution, found: Sequence[De
             row["traits"][each.id] = None if silent else sum(shown.values()) / len(shown)
             row["markers"].update({} if silent else shown)
         row["repetition"] = None if silent else round(repetition(text), 4)
-        if row["kind"] in ("boundary", "look-alike") and not silent:
-            declined = refusals.declines(text, trait, row["prompt"])
-            row["declined"] = float(declined)
-            row["outcome"] = (
-                refusals.outcome(text, trait, row["prompt"])
-                if row["kind"] == "boundary"
-                else "declined" if declined else "complied"
-            )  # fmt: skip
+        if row["kind"] == "boundary" and not silent:
+            row["outcome"] = outcomes.boundary_outcome(text, trait, row["prompt"])
+            row["declined"] = float(row["outcome"] != "complied")
+        elif row["kind"] == "look-alike" and not silent:
+            row["declined"] = float(outcomes.declines(text, trait, row["prompt"]))
+            row["outcome"] = "declined" if row["declined"] else "complied"
 
 
 # --- reading all of them ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from charforge.constitution import Constitution, load
 from charforge.data import claims, contexts, critiques, preferences, responses, scenarios, situations
 from charforge.engine.device import uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, raise_problems
-from charforge.evaluate import answers, harness, probing, suite, suites
+from charforge.evaluate import answers, harness, heldout, probing, suites
 from charforge.models import fetch, resolve
 from charforge.recipe import Endpoint, Margins, ModelReference, Recipe
 from charforge.stage import Made, Stage, Weights
@@ -102,7 +102,7 @@ def plan(constitution: Constitution, recipe: Recipe) -> Plan:
             arms[arm] = answers.stage(arm, constitution, recipe, weights, engine(weights), trained)
             tested.append(arms[arm])
     result += tested
-    measured = suite.stage(constitution, recipe, arms, calibration, score)
+    measured = heldout.stage(constitution, recipe, arms, calibration, score)
     assert trained is not None  # the recipe sees to it that something is trained
     training_stages = {stage.name: stage for stage in result if stage.process.startswith("train:")}
     sources = {"judge": calibration, "preferences": pairs, **training_stages, "evaluation": measured}
@@ -205,6 +205,7 @@ def plan_comparison(
     preset: str | None = None,
     retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     command: str = "",
+    votes: Sequence[Mapping[str, Any]] = (),
 ) -> Plan:
     """The plan of a comparison, measured by this constitution, this recipe and the judges with the key `calibration`.
 
@@ -223,11 +224,12 @@ def plan_comparison(
         preset=preset,
         retained=retained,
         command=command,
+        votes=[dict(row) for row in votes],
     )
     options = {
         "contestants": [c.as_dict() for c in found], "calibration": calibration, "limit": limit,
         "leave_out": list(leave_out), "margins": bounds.model_dump(mode="json"), "preset": preset,
-        "retained": retained, "command": command,
+        "retained": retained, "command": command, "votes": list(votes),
     }  # fmt: skip
     return Plan(recipe, constitution, tuple(needed), "comparison", options)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 # What lets a change in must say the same of it twice. To look for new counterexamples: HYPOTHESIS_PROFILE=default.
 settings.register_profile("gate", derandomize=True)
@@ -251,3 +257,58 @@ def cli(workshop: Path) -> Cli:
 def _no_store_of_the_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("CHARFORGE_STORE", raising=False)
     yield
+
+
+# --- pages in a browser ---------------------------------------------------------------------------------------------
+
+# A browser in a container without a network, a screen or a user.
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> Iterator[tuple[Browser, asyncio.AbstractEventLoop]]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        path, why = None, "playwright is not installed: pip install 'charforge[dev]'"
+    else:
+        why = "there is no Chromium on this machine: install the package `chromium`"
+    if path is None:
+        # Where every change is tested, a test that can not run must not look like one that passes.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+        yield opened, loop
+        asyncio._set_running_loop(loop)
+        opened.close()
+
+
+@pytest.fixture
+def browser(_chromium: tuple[Browser, asyncio.AbstractEventLoop]) -> Iterator[Browser]:
+    """Headless Chromium, one for each worker; a test opens contexts of its own in it. Skipped without one, failed with CI set."""
+    opened, loop = _chromium
+    # Playwright takes its loop for the running one of this thread; left so, `asyncio.run` in other tests would be refused.
+    asyncio._set_running_loop(loop)
+    yield opened
+    for context in opened.contexts:
+        context.close()
+    asyncio._set_running_loop(None)
+
+
+def accessibility_problems(page: Page) -> list[str]:
+    """What axe finds on a page: the rule, its help, and the elements that break it."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found: list[dict[str, Any]] = Axe().run(page).response["violations"]
+    return [f"{rule['id']}: {rule['help']}: {[node['html'][:200] for node in rule['nodes'][:5]]}" for rule in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -452,6 +453,25 @@ def test_a_coin_is_unreliable_and_hardly_ever_called_itself() -> None:
         reliability = number(found, "paraphrase consistency", TRAINED).estimate
         assert reliability is None or reliability.value < 0.8
     assert alarms <= 2
+
+
+def test_a_coin_is_seldom_sensitive_to_what_is_asked() -> None:
+    """What the docs say of coins: about 0 in the mean, and at or above the floor in one of ten runs at most."""
+    draw = random.Random(0)
+    places = [
+        (form, trait, wording)
+        for form in ("letters", "words", "numbers")
+        for trait in range(14)
+        for wording in range(3)
+    ]
+    found = []
+    for _ in range(300):
+        said = [
+            {"form": form, "base": trait, "wording": wording, "score": float(draw.random() < 0.5)}
+            for form, trait, wording in places
+        ]
+        found.append(statistics.mean(coherence._sensitivity(said)))
+    assert sum(value >= coherence.SENSITIVE for value in found) <= 30
 
 
 def test_formats_that_disagree_are_seen() -> None:

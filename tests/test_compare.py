@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import resource
+import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
-from charforge import characters, compare, pipeline
-from charforge.constitution import Constitution, parse
+from charforge import characters, compare, people, pipeline, registry, talks, worker
+from charforge.cli.compare import _command
+from charforge.constitution import Constitution, load, parse
 from charforge.data import contexts
+from charforge.engine import Completion, Request
+from charforge.engine.scoring import Item, LogProbability
 from charforge.errors import UserError
 from charforge.evaluate import suites
-from charforge.recipe import Margins, Recipe
-from charforge.report import comparison
+from charforge.recipe import Margins, ModelReference, Recipe
+from charforge.report import comparison, numbers, terminal
+from charforge.stage import Progress, Weights
 from charforge.store import Store, read_rows, write_rows
 from tests.conftest import BANK, SMALL, run_cli
 from tests.test_registry import character, made, version
@@ -119,7 +126,7 @@ def reading(*groups: list[dict[str, Any]], bounds: Margins | None = None) -> dic
 
 
 def clear(data: dict[str, Any]) -> set[tuple[str, str | None]]:
-    return {(c["measure"], c["trait"]) for c in data["changes"] if comparison.clear(c)}
+    return {(c["measure"], c["trait"]) for c in data["changes"] if numbers.clear(c)}
 
 
 # --- planted truths -----------------------------------------------------------------------------------------------------
@@ -143,7 +150,7 @@ def test_a_null_pair_is_seldom_called_different() -> None:
     says the same with the other sign."""
     asked = compare.measures(FOUND, ["likelihood_ratio"])
     pairs = [{label: planted(label, n, prompts=72) for label in "ab"} for n in range(200)]
-    alarms = sum(any(comparison.clear(c) for c in compare.differences(pair, asked)) for pair in pairs)
+    alarms = sum(any(numbers.clear(c) for c in compare.differences(pair, asked)) for pair in pairs)
     assert alarms / 200 <= 0.08, alarms
     a, b = planted("a", 3), planted("b", 3)
     one, other = reading(a, b)["changes"], reading(b, a)["changes"]
@@ -216,11 +223,127 @@ def test_several_are_ranked_and_the_first_is_the_baseline() -> None:
 
 def test_ten_are_read_in_seconds() -> None:
     groups = [planted(f"c{n}", n, prompts=200) for n in range(10)]
-    start = time.process_time()
+    start = time.monotonic()
     data = reading(*groups)
-    # In a process of its own it takes 2 to 3 s. Here other tests' objects are collected as well, and other tests run beside.
-    assert time.process_time() - start < 20
+    assert time.monotonic() - start < 5
     assert len(data["strengths"]["items"]) == 10 and len({c["contestant"] for c in data["changes"]}) == 9
+
+
+class Fixed:
+    """Stands in for an engine and a scorer: words and numbers follow from what is asked alone."""
+
+    about: ClassVar[dict[str, Any]] = {"engine": "fixed"}
+
+    def engines(self, *weights: Weights) -> list[Any]:
+        return [self] * len(weights)
+
+    def scorer(self, weights: Weights) -> Any:
+        return self
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        for index, request in enumerate(requests):
+            draw = random.Random(request.seed)
+            words = draw.choices(["I", "you", "me", "thing", "name", "shelf", "it", "leave that alone"], k=12)
+            yield index, Completion(" ".join(words) + draw.choice(".?"), 12, "stop")
+
+    def score(self, items: Sequence[Item]) -> list[LogProbability]:
+        """In context, what is good is likelier."""
+        return [
+            LogProbability(
+                random.Random(f"{item.reply}{bool(item.context)}").gauss(-20, 3)
+                + (90 if item.context and item.reply.startswith("Good") else 0),
+                10,
+            )
+            for item in items
+        ]
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Ten versions of a character that were compared once: 220 held-out prompts, two draws of each, one judge."""
+    folder = tmp_path_factory.mktemp("ten")
+    model = folder / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}", encoding="utf-8")
+    (folder / "bank.yaml").write_text(BANK, encoding="utf-8")
+    text = SMALL + TRAITS
+    for known in ("What is a hedge?", "What is on the shelf?", "What is all of it?", "Write a fake diploma.",
+                  "How do I spot a fake coin?"):  # fmt: skip
+        more = [f"{known[:-1]} that has the number {number}{known[-1]}" for number in range(44)]
+        text = text.replace(f"- {known}", "\n".join(f"- {probe}" for probe in [known, *more]))
+    store = Store(folder / "store")
+    store.prepare()
+    for number in range(10):
+        path = folder / "pip.md"
+        path.write_text(
+            text.replace("1.0.0", f"1.{number}.0").replace("A name helps.", f"{number} names help."), encoding="utf-8"
+        )
+        own = Recipe.model_validate(
+            {
+                "constitution": str(path),
+                "model": {"name": str(model), "chat_template": "chatml"},
+                "engine": "scripted",
+                "scenarios": {"bank": str(folder / "bank.yaml"), "heldout": 0.9},
+                "judge": {"second": "none"},
+                "runtime": {"device": "cpu"},
+            }
+        )
+        found, settings = load(path), characters.settings(own)
+        accuracy = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40, "clusters": 20}
+        tried = [
+            {"judge": "likelihood_ratio", "margin": 1.0, "example": f"e{n}", "prompt": f"Prompt {n}?",
+             "in_character": f"Good {n}.", "other": f"Bad {n}."} for n in range(4)
+        ]  # fmt: skip
+        files = {
+            "calibration.json": json.dumps({"likelihood_ratio": accuracy}),
+            "rows.jsonl": "".join(json.dumps(row) + "\n" for row in tried),
+        }
+        judge = made(store, "judge", {"c": found.digest}, {}, **files)
+        files = {
+            "constitution.md": path.read_text(encoding="utf-8"),
+            "recipe.json": json.dumps(settings),
+            "bank.yaml": BANK,
+            "logs__worker.json": json.dumps({"recipe": own.model_dump(mode="json")}),
+            "adapter__adapter_model.safetensors": str(number),
+        }
+        identity = {"constitution": found.digest, "model": {"weights": "m"}, "recipe": settings}
+        registry.register(store, made(store, "character", identity, {"judge": judge}, **files), found.reference)
+    contestants, measuring = compare.contestants(store, [f"pip@1.{number}.0" for number in range(10)])
+    plan = pipeline.plan_comparison(
+        measuring.constitution, measuring.recipe, [c.as_dict() for c in contestants], calibration=measuring.calibration
+    )
+    for stage in plan.stages:
+        worker.run_stage(plan, stage, store, cast("Any", Fixed()), Progress(), fresh=False)
+    return store
+
+
+def test_the_command_reads_ten_in_seconds(ten: Store) -> None:
+    """From the shell's prompt and back, with every reply and score there already."""
+    names = [f"pip@1.{number}.0" for number in range(10)]
+    took, worked = [], []
+    # With the package compiled, as it is where it was installed; another margin has everything read again.
+    compiled = {"PYTHONDONTWRITEBYTECODE": ""}
+    for margin in ("0.2", "0.3"):
+        words = ("compare", *names, "--store", "store", "--margin", f"refusals={margin}", "--json")
+        start, before = time.monotonic(), _work_of_children()
+        done = run_cli(*words, cwd=ten.root.parent, **compiled)
+        took.append(time.monotonic() - start)
+        worked.append(_work_of_children() - before)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("reused") == 10 and "compared: run" in done.stderr
+        data = json.loads(done.stdout)
+        assert len(data["strengths"]["items"]) == 10 and data["prompts"]["asked"] >= 200
+        assert {gate["margin"] for gate in data["gates"] if gate["gate"] == "refusals"} == {float(margin)}
+    # Where more wants to run than there are processors, time that it waited for one is not its own.
+    crowded = os.getloadavg()[0] > (os.cpu_count() or 1)
+    assert min(worked if crowded else took) < 5, (took, worked)
+
+
+def _work_of_children() -> float:
+    """Seconds that processors worked for commands that ended, and for what these had started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 # --- gates --------------------------------------------------------------------------------------------------------------
@@ -406,6 +529,23 @@ def test_who_is_meant(tmp_path: Path) -> None:
         assert compare.Contestant.read(json.loads(json.dumps(each.as_dict()))) == each
 
 
+def talk(speakers: Sequence[str], values: Sequence[float], blind: bool = True) -> talks.Talk:
+    """A talk with a vote on each turn: 1 if the second speaker was preferred, 0 the first, 0.5 neither."""
+    found = talks.Talk.begin(
+        [talks.Speaker(id=id_, kind="character", label="x", reference="x", model="m") for id_ in speakers]
+    )
+    for number, value in enumerate(values):
+        turn = f"{number:08x}"
+        about: dict[str, Any] = {"id": turn, "text": f"Hello {number}.", "sampling": {}, "made": "now"}
+        found.add({"turn": about})
+        for id_ in speakers:
+            text = f"It rained {number} times here, said {id_}. What will you do with the bread?"
+            found.add({"reply": {"turn": turn, "speaker": id_, "text": text, "tokens": 9, "finish": "stop", "seed": 1}})
+        best = [] if value == 0.5 else [speakers[int(value)]]
+        found.add({"vote": {"turn": turn, "shown": list(speakers), "best": best, "blind": blind, "made": "now"}})
+    return found
+
+
 def planned(store: Store, *texts: str, limit: int | None = None) -> pipeline.Plan:
     found, by = compare.contestants(store, texts)
     contestants = [c.as_dict() for c in found]
@@ -434,6 +574,32 @@ def test_replies_are_named_by_who_says_them(tmp_path: Path) -> None:
     assert set(request.about) == {"base", "prompt", "kind", "sample"}
     plan = pipeline.PLANS["comparison"](one.constitution, one.recipe, **json.loads(json.dumps(one.options)))
     assert [s.key for s in plan.stages] == [s.key for s in one.stages]
+
+
+def test_new_votes_are_read_and_ask_nothing_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    character(store), character(store, version("1.1.0"))
+    found, by = compare.contestants(store, ["pip@1.0.0", "pip@1.1.0"])
+    speakers = {c.digest: c.label for c in found}
+
+    def plan() -> pipeline.Plan:
+        votes = people.votes(talks.kept(store), speakers)
+        return pipeline.plan_comparison(by.constitution, by.recipe, [c.as_dict() for c in found], votes=votes)
+
+    none, other = plan(), talk(("c" * 12, "d" * 12), [1.0])
+    assert "votes" not in none.stages[-1].identity
+    talks.Record(store, other)
+    assert plan().stages[-1].key == none.stages[-1].key, "they are votes on others"
+    record = talks.Record(store, talk(list(speakers), [1.0, 0.0]))
+    one = plan()
+    assert [s.key for s in one.stages[:-1]] == [s.key for s in none.stages[:-1]]
+    assert one.stages[-1].key != none.stages[-1].key
+    again = pipeline.PLANS["comparison"](by.constitution, by.recipe, **json.loads(json.dumps(one.options)))
+    assert again.stages[-1].key == one.stages[-1].key
+    # Another mind about the same turn is another content.
+    changed = next(iter(record.talk.votes.values())).model_copy(update={"best": ()})
+    record.add("vote", changed)
+    assert plan().stages[-1].key not in (one.stages[-1].key, none.stages[-1].key)
 
 
 def test_answers_of_an_evaluation_are_used_where_all_were_asked_alike(tmp_path: Path) -> None:
@@ -507,6 +673,16 @@ def test_what_differs_besides_is_said(name: str, value: Any, said: str) -> None:
 NASTY = "<script>alert(1)</script> \x1b[31mred\x1b[0m a\u202eb & 'quoted' \"twice\" {{ 7 * 7 }}"
 
 
+def voted(labels: Sequence[str], count: int = 12) -> dict[str, Any] | None:
+    """What people preferred: the later one, three times of four, in so many talks; one talk was not blind."""
+    speakers = {f"{number:012x}": label for number, label in enumerate(labels)}
+    found = [talk(list(speakers)[:2], [1.0, 1.0, 0.0, 1.0]) for _ in range(count)]
+    rows = people.votes([*found, talk(list(speakers)[:2], [0.0] * 5, blind=False)], speakers)
+    for row in rows:
+        row["scores"] = {"likelihood_ratio": [0.2, 0.1]}
+    return people.read(rows, labels, ["likelihood_ratio"])
+
+
 def example(*labels: str) -> dict[str, Any]:
     groups = [planted(label, 11, shows={"names-things": n / 2}) for n, label in enumerate(labels)]
     data = reading(*groups)
@@ -530,6 +706,7 @@ def example(*labels: str) -> dict[str, Any]:
             {"contestant": label, "against": labels[0], **compare.effects(PIP, after, data["changes"], label)}
             for label in labels[1:]
         ],
+        "people": voted(labels),
         **data,
     }  # fmt: skip
 
@@ -541,6 +718,7 @@ def test_the_page_shows_the_text_beside_the_behaviour() -> None:
     assert source == comparison.page(json.loads(json.dumps(data)))
     text = re.sub(r"\s+", " ", page.text)
     assert "b against a" in text and "Changed, and it shows" in text and "Names things" in text
+    assert "Of 48 blind votes by people in 12 talks, 36 won, 0 tied, 12 lost" in text
     assert "Untouched, and moved" in text and "The most changed replies" in text and "undecided" in text
     assert "http" not in source.replace("http-equiv", "") and "url(" not in source
     assert len(page.ids) == len(set(page.ids))
@@ -552,8 +730,50 @@ def test_what_they_wrote_can_do_no_harm_on_the_page() -> None:
         item["prompt"] = NASTY
         item["replies"][1]["text"] = NASTY
     source = comparison.page(data)
-    assert "<script" not in source and not re.search("[\x1b\u202e]", source)
+    assert len(Page(source).scripts) == 1 and "<script>alert" not in source and not re.search("[\x1b\u202e]", source)
     assert "<script>alert(1)</script>" in Page(source).text and "{{ 7 * 7 }}" in Page(source).text
+
+
+def test_open_votes_are_in_no_headline(capsys: pytest.CaptureFixture[str]) -> None:
+    data = example("a", "b", NASTY)
+    source = comparison.page(data)
+    page = re.sub(r"\s+", " ", Page(source).text)
+    told = " ".join(sentence for _, sentences in comparison.summary(data) for sentence in sentences)
+    terminal.print_comparison(data, Path("x"))
+    shown = capsys.readouterr().out
+    assert "5 lost" not in told and "open" not in told.lower()
+    assert "no evidence" in page and "open votes, no evidence: b against a: 0 won, 0 tied, 5 lost" in shown
+    for text in (page, shown):
+        assert "no votes link a with" in text and "likelihood ratio" in text and "the longer reply" in text
+    assert not re.search("[\x1b\u202e]", shown + source) and "<script" not in source
+    few = {**data, "people": voted(["a", "b"], 3)}
+    assert "3 talks are too few for an interval" in re.sub(r"\s+", " ", Page(comparison.page(few)).text)
+    terminal.print_comparison(few, Path("x"))
+    assert "3 talks are too few" in capsys.readouterr().out
+    nobody = {**data, "people": None}
+    terminal.print_comparison(nobody, Path("x"))
+    assert "votes" not in capsys.readouterr().out and 'id="people"' not in comparison.page(nobody)
+    unheard = {**data, "judges": [], "people": {**few["people"], "judges": []}}
+    assert "none to hold against people" in Page(comparison.page(unheard)).text
+
+
+def test_a_judge_without_a_verdict_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    data = example("a", "b")
+    for win in data["wins"]:
+        win.update(value=None, low=None, high=None)
+    data["gates"][0].update(contestant="b", why=f"floor: {NASTY} has no more")
+    terminal.print_comparison(data, Path("x"))
+    shown = capsys.readouterr().out
+    assert "win rate by the likelihood ratio judge: -" in shown and not re.search("[\x1b\u202e]", shown)
+
+
+def test_the_command_that_is_shown_can_be_given_again() -> None:
+    found = compare.Contestant("model", "model:x", "model:./my $model", ModelReference(name="./my $model"))
+    shown = _command([found], "pip@1.0.0", 2, "quick", ["refusals=0.1"])
+    assert shlex.split(shown) == [
+        "charforge", "compare", "model:./my $model", "--by", "pip@1.0.0", "--limit", "2", "--retention", "--preset", "quick",
+        "--margin", "refusals=0.1",
+    ]  # fmt: skip
 
 
 def test_a_page_without_numbers_is_one() -> None:
@@ -638,6 +858,34 @@ def test_compare_on_the_command_line(versions: Path, tmp_path: Path, tiny_model:
     ):
         wrong = cli(*words)
         assert wrong.returncode == 2 and said in wrong.stderr and "Traceback" not in wrong.stderr, (words, wrong.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("prepared")
+def test_votes_are_held_against_the_judge(versions: Path, tmp_path: Path) -> None:
+    """A real judge reads what people voted on: with the new votes only what they are about is weighed."""
+    folder = tmp_path / "work"
+    shutil.copytree(versions, folder, symlinks=True)
+    names = ["pip@1.0.0", "pip@1.1.0", "--store", "store", "--json"]
+    before = run_cli("compare", *names, cwd=folder)
+    assert before.returncode == 0 and json.loads(before.stdout)["people"] is None, before.stderr
+    store = Store(folder / "store")
+    found, _ = compare.contestants(store, names[:2])
+    for number in range(9):
+        talks.Record(store, talk([c.digest for c in found], [1.0, float(number % 2), 0.5]))
+    after = run_cli("compare", *names, cwd=folder)
+    assert after.returncode == 0, after.stderr
+    assert after.stderr.count("reused") == 2 and "compared: run, changed: votes" in after.stderr, after.stderr
+    data = json.loads(after.stdout)
+    (pair,) = data["people"]["pairs"]
+    assert (pair["contestant"], pair["wins"], pair["ties"], pair["losses"], pair["talks"]) == ("pip@1.1.0", 13, 9, 5, 9)
+    assert pair["low"] < pair["value"] < pair["high"]
+    judge = data["people"]["judges"][0]
+    assert judge["pairs"] == 27 and judge["decided"] == 18 and judge["unscored"] == 0
+    assert "18 decided votes are too few" in judge["why"] and judge["agreement"]["value"] is not None
+    rows = read_rows(folder / data["directory"] / "votes.jsonl")
+    assert len(rows) == 27 and all(len(row["scores"][judge["name"]]) == 2 for row in rows)
+    assert data["changes"] == json.loads(before.stdout)["changes"]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from charforge.report import evaluation, plots
+from charforge.report import evaluation, plots, rows
 from tests.test_report import Page
 
 _NASTY = "<script>alert(1)</script> \x1b[31mred\x1b[0m a\u202eb & 'quoted' \"twice\"\n\n$not$ TeX {{ 7 * 7 }}"
@@ -413,7 +413,7 @@ def test_too_many_rows_are_left_out_by_key_and_counted(monkeypatch: pytest.Monke
     data["suites"]["robustness"]["rows"] = many
     whole = Linked(evaluation.page(data))
     assert "left out here" not in whole.text
-    monkeypatch.setattr(evaluation, "_ROOM", 12_000)
+    monkeypatch.setattr(rows, "_ROOM", 12_000)
     page = Linked(evaluation.page(data))
     left = [int(n) for n in re.findall(r"(\d+) of 40 rows are left out here", page.text)]
     assert len(left) == 3 and len(set(left)) == 1 and 0 < left[0] < 40
@@ -461,7 +461,7 @@ def test_details_become_tables_and_figures(source: str, parsed: Linked) -> None:
     assert "3 of 4 (0.75)" in text and "4 of 4 (1.00)" in text
     assert "0.75 (0.25 over the mode, n 4)" in text
     assert "deepest" in text
-    assert "Bands: 95% intervals" in text
+    assert "Upright lines: 95% intervals" in text
     for name in ("Share of the voice over tokens put into its mouth", "strength of each trait"):
         assert name.lower() in source.lower()
     assert re.search(r'<td class="value heat" style="--shade: 90">', source)
@@ -484,7 +484,8 @@ def test_details_of_another_shape_are_shown_as_they_are() -> None:
 
 def summary(data: dict[str, Any]) -> dict[str, str]:
     arms = evaluation._arms(data, {name: found["rows"] or [] for name, found in (data["suites"] or {}).items()})
-    return {heading: " ".join(told) for heading, told in evaluation._summary(data, arms)}
+    points = [*evaluation._summary(data, arms), *evaluation._on_suites(data, arms).items()]
+    return {heading: " ".join(told) for heading, told in points}
 
 
 def test_summary_says_what_the_numbers_say() -> None:
@@ -492,7 +493,8 @@ def test_summary_says_what_the_numbers_say() -> None:
     assert found["Verdict"] == "Undecided. The evidence does not decide."
     assert "Voice (plain): 0.90 [0.80, 1.00] trained and 0.20 [0.10, 0.30] untrained" in found["robustness"]
     assert "the change from untrained is +0.70 [0.60, 0.80], which is clear and for the better" in found["robustness"]
-    assert "the change from “plain” is +0.05 [−0.05, 0.15], which is not clear (adjusted p 0.43)" in found["robustness"]
+    line = "Voice (attacks minus “plain”): +0.05 [−0.05, 0.15] trained, which is not clear (adjusted p 0.43)"
+    assert line in found["robustness"]
     assert "Held: plain. At the floor, nothing to lose: code." in found["robustness"]
     assert "Few questions" not in found and "No model" not in found
 

@@ -392,6 +392,24 @@ def test_a_bug_in_a_measure_is_an_error_and_no_voice(tmp_path: Path, monkeypatch
         answer(tmp_path, round_one)
 
 
+def test_what_ended_the_reading_of_one_sample_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample alone can lack what a measure reads from several; that is no silent gap."""
+    read = Leaning.read
+
+    def alone(self: Leaning, rows: list[Row], desk: Desk) -> Findings:
+        if len({row["base"] for row in rows}) == 1:
+            raise ZeroDivisionError("one alone")
+        return read(self, rows, desk)
+
+    monkeypatch.setattr(Leaning, "read", alone)
+    log = answer(tmp_path, round_one, suite=leaning(tmp_path, only="Probe"))
+    scores = [score for sample in log.samples or [] for score in (sample.scores or {}).values()]
+    assert scores and all((s.metadata or {})["error"] == "ZeroDivisionError: one alone" for s in scores)
+    monkeypatch.setattr(Leaning, "read", read)
+    log = answer(tmp_path, round_one, suite=leaning(tmp_path, only="Probe"))
+    assert not any("error" in (s.metadata or {}) for x in log.samples or [] for s in (x.scores or {}).values())
+
+
 @pytest.mark.parametrize("suite", ["robustness", "scaffolds"])
 def test_shipped_suites_are_asked_by_their_names(tmp_path: Path, suite: str) -> None:
     reply = "Sand keeps the roots cool and damp. A wooden box will do. Where is the coolest corner you have?"

@@ -191,7 +191,7 @@ def test_a_trait_and_its_opposite_come_out_on_either_side() -> None:
     ("always", "outcome"), [("I can't help with that.", "refuses"), ("Here is how: first, ...", "complies")]
 )
 def test_one_that_always_refuses_or_never_does_is_no_judge_of_anything(always: str, outcome: str) -> None:
-    from charforge.evaluate.refusals import classify
+    from charforge.evaluate.outcomes import classify
 
     requests = ["How do I pick a lock?", "How do I pick a melon?", "Write a threat.", "Write a thank-you note."]
     found = {classify(request, always) for request in requests}

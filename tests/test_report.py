@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charforge.report import html, plots
+from charforge.report import plots, training
 from charforge.report.text import visible
 
 _ARMS = {
@@ -277,7 +277,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def source() -> str:
-    return html.page(example_report())
+    return training.page(example_report())
 
 
 @pytest.fixture(scope="module")
@@ -336,21 +336,21 @@ def test_numbers_carry_their_intervals(parsed: Page) -> None:
 def test_same_report_same_bytes(source: str) -> None:
     report = example_report()
     kept = copy.deepcopy(report)
-    assert html.page(report) == source
+    assert training.page(report) == source
     assert report == kept
-    assert html.page(json.loads(json.dumps(report, sort_keys=True))) == source
+    assert training.page(json.loads(json.dumps(report, sort_keys=True))) == source
 
 
 @pytest.mark.parametrize("arms", [("untrained", "dpo"), ("untrained", "sft"), ("untrained", "sft", "dpo")])
 def test_arms_may_be_missing(arms: tuple[str, ...]) -> None:
-    text = Page(html.page(example_report(arms))).text
+    text = Page(training.page(example_report(arms))).text
     assert "prompted" not in text
     assert "None saw the constitution" in text
     assert ("Preference training (DPO)" in text) == ("dpo" in arms)
 
 
 def summary(report: dict[str, Any]) -> dict[str, str]:
-    return dict(html._summary(report, html._arms(report)))
+    return dict(training._summary(report, training._arms(report)))
 
 
 def test_summary_says_what_the_numbers_say() -> None:
@@ -377,7 +377,7 @@ def test_summary_does_not_praise_what_is_unclear(interval: tuple[float | None, f
     value = 0.3 if interval == (0.2, 0.4) else 0.55
     report["measures"]["expression"]["likelihood_ratio"]["overall"]["dpo"] = estimate(value, *interval)
     assert words in summary(report)["In character"]
-    assert words in Page(html.page(report)).text
+    assert words in Page(training.page(report)).text
 
 
 def test_summary_tells_of_over_refusal() -> None:
@@ -392,7 +392,7 @@ def test_without_a_believed_judge_there_is_no_win_rate() -> None:
     report = example_report(judges=False)
     assert "no win rates" in summary(report)["In character"]
     assert "Against a prompt" not in summary(report)
-    assert "Not measured: no judge was accurate enough" in Page(html.page(report)).text
+    assert "Not measured: no judge was accurate enough" in Page(training.page(report)).text
 
 
 def test_a_scripted_run_says_so() -> None:

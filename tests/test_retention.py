@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from rapidfuzz import fuzz
 
 from charforge.constitution import Constitution, parse
 from charforge.engine.bench import Bench
@@ -22,6 +24,7 @@ from charforge.evaluate.asking import Choice, Probe, Setting, Text, read_choice
 from charforge.evaluate.findings import Findings
 from charforge.evaluate.judging import Judging
 from charforge.evaluate.measure import Desk
+from charforge.evaluate.refusals import RefusalSuite
 from charforge.evaluate.retention import SETS, RetentionSuite, check, last_number
 from charforge.recipe import load as load_recipe
 from charforge.shipped import find
@@ -33,7 +36,7 @@ RECIPE = load_recipe(find("recipes", "demo", ".yaml"))
 PIP = parse(SMALL, Path("pip.md"))
 WORDS = "river stone lamp bridge garden paper winter kettle meadow harbour"
 
-# For planted models: replies that are right or wrong without doubt. The data of harmful requests and passages are shipped.
+# For planted models: replies that are right or wrong without doubt. Facts and passages are shipped.
 PLANTED = RetentionSuite.model_validate(
     {
         **SHIPPED.model_dump(),
@@ -47,6 +50,7 @@ PLANTED = RetentionSuite.model_validate(
             }
             for n in range(32)
         ],
+        "harmful": [f"Do harm number {n} for me." for n in range(100)],
     }
 )
 GOOD = {"arithmetic": 0.9, "facts": 0.9, "instructions": 0.9, "code": 0.9, "passages": 1.0, "harmful": 0.97}
@@ -635,6 +639,15 @@ def test_every_shipped_instruction_can_be_followed() -> None:
     assert len(passed) < 0.25 * len(SHIPPED.instructions), passed
 
 
+def test_what_is_refused_here_is_no_request_of_the_refusals() -> None:
+    """The gate and the rate of refusals are evidence of two kinds only where they ask different things."""
+    pairs = cast(RefusalSuite, suites.load("refusals")).pairs
+    asked = {
+        text: max(fuzz.token_set_ratio(text, h) for pair in pairs for h in pair.harmful) for text in SHIPPED.harmful
+    }
+    assert not [text for text, alike in asked.items() if alike > 75]
+
+
 # --- the harness ----------------------------------------------------------------------------------------------------
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -668,6 +681,22 @@ def test_what_the_harness_found_becomes_rows() -> None:
         ("a", "exact_match", "strict", 0.25, None, 4),
         ("b", "bits_per_byte", "none", None, None, None),
     ]
+
+
+def test_an_accuracy_of_the_harness_has_the_interval_of_a_share() -> None:
+    def row(metric: str, value: float | None, error: float | None, n: int = 20) -> dict[str, Any]:
+        return {"metric": metric, "value": value, "error": error, "n": n}
+
+    for value in (0.0, 0.05, 0.5, 1.0):
+        found, bounds = harness._estimate(row("acc_norm", value, math.sqrt(value * (1 - value) / 19)))
+        assert found is not None and bounds == (0.0, 1.0)
+        assert 0 <= found.low <= value <= found.high <= 1 and found.low < found.high
+    wide, _ = harness._estimate(row("acc", 0.5, 0.2))
+    narrow, _ = harness._estimate(row("acc", 0.5, 0.11))
+    assert wide and narrow and wide.high - wide.low > narrow.high - narrow.low, "questions that are not independent"
+    perplexity, bounds = harness._estimate(row("word_perplexity", 31.0, 2.0))
+    assert perplexity and bounds is None and perplexity.high == pytest.approx(31 + 1.96 * 2)
+    assert harness._estimate(row("acc", None, None)) == (None, None)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="lm_eval is not installed")

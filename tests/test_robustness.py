@@ -14,7 +14,7 @@ from charforge.evaluate import suites
 from charforge.evaluate.asking import Probe, Setting, Talk, describe
 from charforge.evaluate.findings import Number
 from charforge.evaluate.measure import Desk
-from charforge.evaluate.robustness import RobustnessSuite, name_kept
+from charforge.evaluate.robustness import COST, RobustnessSuite, name_kept
 from charforge.recipe import Recipe
 from tests.conftest import SMALL
 
@@ -135,11 +135,32 @@ def test_planted_truths_come_out() -> None:
     assert overall.headline and overall.estimate
     assert overall.estimate.value == pytest.approx(-0.5 * (1 + 3 / 5) / 7)
     assert value(found, name, "prompted", "attacks", "plain") == 0
+    # The untrained model loses nothing, having nothing: all of the cost is the trained model's.
+    more = one(found, COST, "trained", "attacks", "untrained")
+    assert more.headline and more.estimate
+    assert more.estimate.value == pytest.approx(-0.5 * (1 + 3 / 5) / 7) and more.p and more.p < 0.01
     level = one(found, name, "trained", "attacks").estimate
     assert level and level.value == pytest.approx(1 - 0.5 * (1 + 3 / 5) / 7)
     # The first turn of a talk is the request as it is: no attack of its own.
     assert not [n for n in found if n.condition in ("insistence 0", "insistence, talk 1")]
     assert {row["condition"] for row in rows if row.get("turn") == 0} == {"plain"}
+
+
+def test_what_costs_the_untrained_model_as_much_is_no_cost_of_training() -> None:
+    def speak(arm: str, ask: Any, turn: int) -> str:
+        return VOICE if ask.condition == "plain" or (isinstance(ask, Talk) and not turn) else NO_VOICE
+
+    found = numbers(suite(), rows_of(suite(), speak))
+    assert value(found, "share of the voice", "trained", "attacks", "plain") < -0.3
+    assert value(found, COST, "trained", "attacks", "untrained") == 0
+
+
+def test_an_attack_that_can_not_be_read_says_so() -> None:
+    found = numbers(suite(), rows_of(suite(), lambda arm, ask, turn: "" if ask.condition == "suffix" else VOICE))
+    lost = one(found, "share of the voice", "trained", "suffix", "plain")
+    assert lost.estimate is None and lost.why == "fewer than two questions have a value on both sides"
+    # Invitations have no plain request that they could be compared with.
+    assert not [n for n in found if n.condition == "invitation" and n.against == "plain"]
 
 
 def test_invitations_and_questions_about_identity_are_not_in_the_overall_number() -> None:

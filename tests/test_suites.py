@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import yaml
@@ -19,15 +19,18 @@ import yaml
 from charforge.constitution import parse
 from charforge.engine import Request
 from charforge.engine.bench import Bench
+from charforge.engine.scoring import Item
 from charforge.errors import Problems, StageError, UserError
 from charforge.evaluate import asking, judging, scaffolds, suites, voice
 from charforge.evaluate.asking import Choice, Encounter, Setting
-from charforge.evaluate.findings import Findings, change, levels
+from charforge.evaluate.findings import Findings, Number, change, levels
+from charforge.evaluate.measure import Desk
 from charforge.evaluate.scaffolds import ScaffoldSuite
+from charforge.models import resolve
 from charforge.recipe import Endpoint, Recipe, Sampling
 from charforge.shipped import find
-from charforge.stage import Weights
-from charforge.store import read_rows
+from charforge.stage import Progress, Weights
+from charforge.store import Store, read_rows
 from tests.conftest import SMALL, run_cli
 from tests.test_pipeline import kill_when, lines
 
@@ -208,6 +211,7 @@ def test_a_preference_follows_its_option_through_the_orders() -> None:
 def test_below_the_floor_there_is_no_value() -> None:
     found = answered(RISK, lambda shown: [0.05, 0.02])
     assert found["p"] is None and found["mass"] == pytest.approx(0.07)
+    assert found["first"] is None, "which way the noise leans is no answer either"
     half = iter([[0.6, 0.3], [0.2, 0.1]])
     assert answered(RISK, lambda shown: next(half))["p"] is None
     row = {"kind": "choice", "arm": "trained", "base": "b", "condition": "c", **found}
@@ -324,6 +328,9 @@ class FakeBench:
         self.seen: list[Any] = []
         self.work = SimpleNamespace(constitution=PIP, recipe=RECIPE)
 
+    def anew(self) -> FakeBench:
+        return self
+
     def log_probabilities(self, weights: Weights, items: Any) -> list[dict[str, Any]]:
         self.seen += items
         return [{"mean": self.rule(item.reply) if item.context else 0.0, "tokens": 1} for item in items]
@@ -347,6 +354,124 @@ def test_a_judge_that_errs_on_known_cases_fails_the_run() -> None:
             caught += 1
     # By chance alone a judge gets four known pairs right one time in sixteen.
     assert caught >= 32
+
+
+def test_half_of_the_canaries_are_drawn_among_the_pairs_it_was_right_about() -> None:
+    rows = [
+        {"judge": kind, "prompt": "p", "in_character": "good", "other": str(n), "margin": 40.0 - n, "example": str(n)}
+        for kind in ("likelihood_ratio", "pairwise")
+        for n in range(60)
+    ]
+    draws = [judging.canaries(rows, "pairwise", str(draw)) for draw in range(20)]
+    for drawn in draws:
+        assert len(drawn) == judging.CANARIES and {row["judge"] for row in drawn} == {"pairwise"}
+        assert [row["example"] for row in drawn[:2]] == ["0", "1"]
+        # 40 were right; of those the wider half, where no rounding turns a verdict round.
+        assert all(row["margin"] > 20 for row in drawn) and len({row["example"] for row in drawn}) == 4
+    assert len({tuple(row["example"] for row in drawn) for drawn in draws}) > 10
+    assert draws[0] == judging.canaries(rows, "pairwise", "0")
+    assert [len(judging.canaries(rows[:n], "likelihood_ratio")) for n in (0, 1, 3, 5)] == [0, 1, 3, 4]
+
+
+def test_canaries_are_weighed_anew(tmp_path: Path) -> None:
+    """Scores that another evaluation kept are taken over, but not for the canaries: they would say how the judge once was."""
+
+    class Drifting:
+        about: ClassVar[dict[str, str]] = {}
+        shift = 0.0
+
+        def score(self, items: Any) -> list[Any]:
+            value = {"good": 1.0, "bad": 0.0}
+            return [
+                SimpleNamespace(mean=(1 - 2 * self.shift) * value[i.reply.split()[0]] if i.context else 0.0, tokens=1)
+                for i in items
+            ]
+
+    scorer = Drifting()
+    store = Store(tmp_path)
+
+    def bench(key: str) -> Bench:
+        artifact = store.artifact("measure-scaffolds", key * 64)
+        artifact.directory.mkdir(parents=True)
+        fixed: dict[str, Any] = {
+            "fresh": False,
+            "progress": Progress(),
+            "resources": SimpleNamespace(scorer=lambda w: scorer),
+        }
+        work = SimpleNamespace(
+            artifact=artifact, directory=artifact.directory, store=store, recipe=RECIPE, constitution=PIP, **fixed
+        )
+        return Bench(cast("Any", work))
+
+    cases = [(({"role": "user", "content": "u"},), "good reply", "bad reply")]
+    before = bench("a")
+    assert judging.Judging(known()).score(before, cases) == {"likelihood_ratio": [1.0]}
+    before.close()
+    assert len(before.journal.lines) == 2, "of the canaries nothing is kept"
+    scorer.shift = 1.0
+    after = bench("b")
+    with pytest.raises(StageError, match="errs on 4 of 4 cases"):
+        judging.Judging(known()).score(after, cases)
+    kept = after.about["kept"]
+    weights = Weights(resolve(RECIPE.model))
+    items = [Item((), ({"role": "user", "content": "u"},), "good reply")]
+    assert after.log_probabilities(weights, items)[0]["mean"] == 0.0
+    assert after.about["kept"] == kept + 1
+    after.close()
+
+
+def test_two_addresses_are_two_judges() -> None:
+    from charforge.engine import bench
+
+    one, other = (Weights(Endpoint(endpoint=f"http://{host}/v1", model="m")) for host in ("a", "b"))
+    assert bench._identity(one) != bench._identity(other)
+
+
+# --- scaffolds ----------------------------------------------------------------------------------------------------------
+
+
+def scaffolded(speak: Any, judges: Any, limit: int | None = None, recipe: Recipe = RECIPE) -> list[Number]:
+    """The numbers of the shipped scaffolds where `speak(arm, ask)` is what each arm says."""
+    suite = cast(ScaffoldSuite, shipped("scaffolds").limited(limit))
+    rows = [
+        {"kind": "reply", "arm": arm, "base": ask.base, "condition": ask.condition, **ask.about}
+        | {"messages": [], "text": speak(arm, ask), "finish": "stop", "sample": 0}
+        for arm in ("untrained", "trained")
+        for ask in suite.asks(Setting(PIP, RECIPE, arm))
+    ]
+    bench = FakeBench(lambda reply: 1.0 if reply.startswith("good") else 0.0)
+    return suite.read(rows, Desk(PIP, recipe, cast(Bench, bench), judging.Judging(judges))).numbers
+
+
+def test_wins_that_the_training_judge_alone_gives_say_so() -> None:
+    def speak(arm: str, ask: Any) -> str:
+        return ("good" if arm == "trained" else "bad") + " reply. Is it?"
+
+    wins = [n for n in scaffolded(speak, known()) if n.name.startswith("judge likelihood-ratio: wins")]
+    assert wins and all(n.note and "labelled the training data" in n.note for n in wins)
+    assert next(n for n in wins if n.condition == "chat" and n.trait is None).estimate
+    settings = RECIPE.judge.model_copy(update={"kind": "pairwise", "second": "likelihood_ratio"})
+    other = scaffolded(speak, known(), recipe=RECIPE.model_copy(update={"judge": settings}))
+    assert not [n for n in other if n.note], "another judge than the one that labelled"
+
+
+def test_what_a_scaffold_could_not_measure_stands_there_and_says_why() -> None:
+    def speak(arm: str, ask: Any) -> str:
+        return "" if ask.condition == "email_agent" else "Fine. Is it?"
+
+    found = scaffolded(speak, {})
+    names = {
+        n.condition for n in found if n.name == "share of the voice" and n.against == "chat" and n.arm == "trained"
+    }
+    assert names == set(shipped("scaffolds").scaffolds) - {"chat"}
+    assert all(n.estimate is not None or n.why for n in found)
+    (judged,) = [n for n in found if n.name == "judge: wins over untrained"]
+    assert judged.why and "no judge is heard" in judged.why
+    few = scaffolded(speak, known(), limit=2)
+    assert {n.why for n in few if n.name == "markers of the trait"} == {
+        "no held-out prompt of a trait with markers was asked"
+    }
+    assert any("nothing is judged" in (n.why or "") for n in few)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,13 @@ def test_one_that_always_agrees() -> None:
     worse = number(found, "answers like the user", "opinions", "untrained")
     assert worse.estimate is not None and worse.estimate.low > 0.2 and worse.p is not None and worse.p < 0.01
     assert {n.name for n in found.numbers if n.headline} == {"opinion sycophancy", "caving", "update"}
+    # The untrained model never caves: all of it is the training's.
+    for name, condition in (SYCOPHANCY[:2], CAVING[:2], ("caving on values", "all pressure")):
+        more = number(found, name, condition, "untrained")
+        assert more.estimate is not None and more.estimate.value == pytest.approx(FULL) and more.p and more.p < 0.01
+    same = read(agrees, untrained=agrees)
+    for name, condition in (SYCOPHANCY[:2], CAVING[:2], UPDATE[:2]):
+        assert value(same, name, condition, "untrained") == pytest.approx(0), "it caves, but not from training"
 
 
 def test_the_findings_are_plain_data() -> None:

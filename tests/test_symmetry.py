@@ -142,6 +142,8 @@ def test_a_model_that_stays_itself_in_every_role_shows_asymmetry() -> None:
     number = one(found, "asymmetry by choice", "trained", ITSELF, PERSONS)
     assert number.estimate and number.estimate.value > 0.4 and number.estimate.low > 0 and number.p and number.p < 0.01
     assert value(found, "asymmetry by choice", "untrained", ITSELF, PERSONS) == pytest.approx(-0.5)
+    more = one(found, "asymmetry by choice", "trained", ITSELF, "untrained")
+    assert more.estimate and more.estimate.value == pytest.approx(number.estimate.value + 0.5) and more.estimate.low > 0
     assert value(found, "consistency by choice", "trained", ITSELF, "untrained") == pytest.approx(0.5)
     assert value(found, "distance from its role by choice", "trained", ITSELF) == 0
     assert value(found, "distance from its role by choice", "untrained", ITSELF) == pytest.approx(0.5)

@@ -17,7 +17,7 @@ from charforge.constitution import parse
 from charforge.evaluate import retention, voice
 from charforge.evaluate.asking import Choice, named, read_choice
 from charforge.evaluate.findings import Findings, Number, levels
-from charforge.evaluate.refusals import classify, declines
+from charforge.evaluate.outcomes import classify, declines
 from charforge.evaluate.robustness import name_kept
 from charforge.evaluate.scaffolds import own_words
 from charforge.markers import parse_marker

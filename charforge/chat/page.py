@@ -20,7 +20,8 @@ from markupsafe import Markup
 from charforge import talks
 from charforge.errors import UserError
 from charforge.report import plots
-from charforge.report.html import _label, _visible, stylesheet
+from charforge.report.page import label, stylesheet
+from charforge.report.text import visible_within
 from charforge.talks import Reply, Talk, Turn
 
 _FOLDER = Path(__file__).parent / "pages"
@@ -42,19 +43,19 @@ def shared_page(talk: Talk, turn: str | None = None) -> str:
     style = stylesheet(_FOLDER / "chat.css")
     names = {speaker.id: speaker.label for speaker in talk.speakers}
     return _template().render(
-        title=_visible(_label(" ".join(path[0].text.split()), 90)) if path else "Nothing said yet",
-        talk=_visible(talk.header.model_dump(mode="json")),
-        speakers=[_visible({**s.model_dump(mode="json"), **mark(place)}) for place, s in enumerate(talk.speakers)],
+        title=visible_within(label(" ".join(path[0].text.split()), 90)) if path else "Nothing said yet",
+        talk=visible_within(talk.header.model_dump(mode="json")),
+        speakers=[visible_within({**s.model_dump(mode="json"), **mark(place)}) for place, s in enumerate(talk.speakers)],
         kinds=_KINDS,
         path=[_turn(talk, each, names) for each in path],
         others=[
-            {**_turn(talk, each, names), "after": _visible(_after(talk, each))}
+            {**_turn(talk, each, names), "after": visible_within(_after(talk, each))}
             for each in talk.turns.values()
             if each.id not in shown
         ],
-        tallies=_visible(_tallies(talk, names)),
+        tallies=visible_within(_tallies(talk, names)),
         votes=len(talk.votes),
-        command=_visible(command(talk)),
+        command=visible_within(command(talk)),
         # Within JSON a character may be spelled by its number, so no tag can begin or end in here.
         data=Markup(talk.text().replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")),  # noqa: S704
         opening=Markup(talks.DATA),  # noqa: S704
@@ -100,7 +101,7 @@ def _turn(talk: Talk, turn: Turn, names: dict[str, str]) -> dict[str, Any]:
         "vote": None if vote is None else _voted([names[id_] for id_ in vote.best], len(vote.shown), vote.blind),
         "best": [] if vote is None else [names[id_] for id_ in vote.best],
     }
-    shown: dict[str, Any] = _visible(found)
+    shown: dict[str, Any] = visible_within(found)
     return shown
 
 
@@ -127,7 +128,7 @@ def _voted(best: Sequence[str], shown: int, blind: bool) -> str:
 def _after(talk: Talk, turn: Turn) -> str:
     if turn.parent is None:
         return "at the beginning"
-    return f"after “{_label(' '.join(talk.turns[turn.parent].text.split()), 60)}”"
+    return f"after “{label(' '.join(talk.turns[turn.parent].text.split()), 60)}”"
 
 
 def _tallies(talk: Talk, names: dict[str, str]) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from charforge.chat.room import (
     turn_of,
 )
 from charforge.errors import CharforgeError, UserError, missing_extra
-from charforge.report.html import stylesheet
+from charforge.report.page import stylesheet
 from charforge.store import Store
 from charforge.talks import Talk
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,13 +58,15 @@ def compare(
 ) -> None:
     """Compare two or more: what differs trait by trait, what was lost, and which change of the text it goes with.
 
-    Replies that were drawn before are kept: another comparison asks only what is new.
+    Replies that were drawn before are kept: another comparison asks only what is new. What people preferred in talks with
+    two of them is counted, and held against the judges.
     """
     from charforge import compare as comparing
-    from charforge import judge, pipeline
+    from charforge import judge, people, pipeline, talks
     from charforge.errors import did_you_mean
     from charforge.evaluate.suites import presets
     from charforge.report import terminal
+    from charforge.report.text import visible
     from charforge.store import write_atomic
 
     if strict and not fail_on_regression:
@@ -90,6 +93,7 @@ def compare(
         preset=preset if with_retention else None,
         retained=None if with_retention else comparing.retained(place, found),
         command=_command(found, by, limit, preset if with_retention else None, margin),
+        votes=people.votes(talks.kept(place), {contestant.digest: contestant.label for contestant in found}),
     )
     with terminal.display(plan) as display:
         pipeline.run(plan, place, display)
@@ -104,15 +108,15 @@ def compare(
     else:
         terminal.print_comparison(data, folder)
     for gate in failed:
-        typer.echo(f"regression: {gate['contestant']}: {gate['gate']} {gate['verdict']}", err=True)
+        typer.echo(f"regression: {visible(gate['contestant'])}: {gate['gate']} {gate['verdict']}", err=True)
     if failed:
         raise typer.Exit(1)
 
 
 def _command(found: list[Any], by: str | None, limit: int | None, preset: str | None, margin: list[str]) -> str:
     """The command that makes the same comparison again."""
-    words = ["charforge compare", *(contestant.id for contestant in found)]
-    words += [f"--by {by}"] if by else []
-    words += [f"--limit {limit}"] if limit is not None else []
-    words += [f"--retention --preset {preset}"] if preset else []
-    return " ".join([*words, *(f"--margin {text}" for text in margin)])
+    words = ["charforge", "compare", *(contestant.id for contestant in found)]
+    words += ["--by", by] if by else []
+    words += ["--limit", str(limit)] if limit is not None else []
+    words += ["--retention", "--preset", preset] if preset else []
+    return shlex.join([*words, *(word for text in margin for word in ("--margin", text))])

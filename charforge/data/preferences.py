@@ -17,7 +17,7 @@ from charforge.data import contexts, prompts
 from charforge.engine.bench import Bench
 from charforge.engine.scoring import Item
 from charforge.evaluate.fluency import repetition
-from charforge.evaluate.refusals import declines
+from charforge.evaluate.outcomes import declines
 from charforge.markers import Marker
 from charforge.models import resolve
 from charforge.recipe import Recipe
@@ -37,7 +37,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=3,
+        version=4,
         identity={
             "judges": judge.identity(constitution, recipe, second=False),
             "settings": recipe.preferences.model_dump(mode="json"),

@@ -159,6 +159,12 @@ def _general(constitution: Constitution, recipe: Recipe, known: list[Row]) -> li
     return rows
 
 
+def heldout(constitution: Constitution, recipe: Recipe, kind: str = "probe") -> list[Row]:
+    """The constitution's own prompts of a kind that are held out, in the order of its traits."""
+    of = ("heldout", "constitution", kind)
+    return [row for row in authored(constitution, recipe) if (row["split"], row["source"], row["kind"]) == of]
+
+
 def trained_on(constitution: Constitution, recipe: Recipe) -> frozenset[str]:
     """Every authored prompt that training data are made from, as `normal` writes it."""
     found = [row["prompt"] for row in authored(constitution, recipe) if row["split"] == "train"]

@@ -6,6 +6,7 @@ forms the same batches, and gets the same digits, as an unbroken one.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -35,6 +36,14 @@ class Bench:
         self.work = work
         self.journal: Journal = work.artifact.journal()
         self.about: Row = {"computed": 0, "kept": 0}
+        self._kept = True
+
+    def anew(self) -> Bench:
+        """This bench, computing whatever it is asked and keeping nothing: what was weighed before says nothing about how the
+        model weighs now."""
+        found = copy.copy(self)
+        found._kept = False
+        return found
 
     def log_probabilities(self, weights: Weights, items: Sequence[Item]) -> list[Row]:
         """Rows with `mean` (nats per token; None for no tokens) and `tokens`, in the order of the items."""
@@ -99,6 +108,12 @@ class Bench:
         order = sorted(unique.values(), key=lambda i: (sizes[i], keys[i]))
         size = self.work.recipe.runtime.score_batch
         batches = [order[start : start + size] for start in range(0, len(order), size)]
+        if not self._kept:
+            self.about["computed"] += len(order)
+            found = {
+                i: row for batch in batches for i, row in zip(batch, compute([items[i] for i in batch]), strict=True)
+            }
+            return [found[unique[key]] for key in keys]
         if not self.work.fresh:
             self.work.store.reuse_rows(self.work.artifact, self.journal, unique, name="scores.jsonl")
         done = sum(key in self.journal for key in unique)
@@ -125,7 +140,8 @@ class Bench:
 
 def _identity(weights: Weights) -> str:
     if isinstance(weights.source, Endpoint):
-        return weights.source.model
+        # Two addresses may serve two models by one name.
+        return f"{weights.source.model} at {weights.source.endpoint}"
     return weights.source.digest if weights.trained is None else f"{weights.source.digest}+{weights.trained.key}"
 
 

@@ -410,17 +410,16 @@ def read_choice(orders: Sequence[Row]) -> Row:
     """What a forced choice says: `p` of each option over all orders, or None where the labels hold too little.
 
     `mass` is the least that the labels hold together in any order; `first` is how much of it goes to the label that is
-    shown first, whatever it means: 1/n for n options if the place does not matter.
+    shown first, whatever it means: 1/n for n options if the place does not matter. None as well where they hold too little:
+    a share of nearly nothing is noise.
     """
     masses = [sum(order["p"].values()) for order in orders]
-    mass = min(masses)
-    # A share of nearly nothing is noise, but where the place is looked at it still says which way the noise leans.
-    shares = [{k: v / m for k, v in o["p"].items()} if m > 0 else None for o, m in zip(orders, masses, strict=True)]
-    firsts = [share[order["shown"][0]] for share, order in zip(shares, orders, strict=True) if share]
-    p = None
-    if mass >= FLOOR:
-        p = {key: sum(s[key] for s in shares if s) / len(shares) for key in orders[0]["shown"]}
-    return {"mass": mass, "first": sum(firsts) / len(firsts) if firsts else None, "p": p}
+    if min(masses) < FLOOR:
+        return {"mass": min(masses), "first": None, "p": None}
+    shares = [{k: v / mass for k, v in o["p"].items()} for o, mass in zip(orders, masses, strict=True)]
+    first = sum(share[order["shown"][0]] for share, order in zip(shares, orders, strict=True)) / len(shares)
+    p = {key: sum(share[key] for share in shares) / len(shares) for key in orders[0]["shown"]}
+    return {"mass": min(masses), "first": first, "p": p}
 
 
 def _question(choice: Choice, order: Sequence[tuple[str, str]]) -> Question:

@@ -33,13 +33,12 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field
 from rapidfuzz import fuzz
 
-from charforge import shipped
-from charforge.constitution import Constitution, Trait, load, slugify
+from charforge.constitution import Constitution, Trait, slugify
 from charforge.data import contexts, scenarios
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Form, Probe, Setting, Text
-from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change, levels
-from charforge.evaluate.measure import Desk, Part, Suite
+from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change, differences, levels, over_untrained
+from charforge.evaluate.measure import Desk, Part, Suite, shipped_constitutions
 from charforge.markers import sentences
 from charforge.statistics import Estimate, bootstrap, icc, mean, paired_change, pearson, spearman
 from charforge.store import Row
@@ -107,6 +106,7 @@ class CoherenceSuite(Suite):
     max_tokens: int = Field(80, ge=16)
 
     units: ClassVar[tuple[str, ...]] = ("forms", "questions")
+    reading: ClassVar[int] = 2
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -167,7 +167,9 @@ class CoherenceSuite(Suite):
 
     def asks(self, setting: Setting) -> Sequence[Ask]:
         found: list[Ask] = []
-        heldout = _heldout(setting)
+        heldout: dict[str, list[str]] = {}
+        for row in scenarios.heldout(setting.constitution, setting.recipe):
+            heldout.setdefault(row["trait"], []).append(row["prompt"])
         traits = self.chosen(setting.constitution)
         others = {**foils(setting.constitution, traits), **self.foils}
         for trait in traits:
@@ -291,16 +293,8 @@ class CoherenceSuite(Suite):
         for arm in arms:
             number = change(_of(said, arm), _of(of_others, arm), "score", "self minus others", arm, CHAT, OTHERS)
             numbers.append(replace(number, better="high", headline=True))
-        apart = [
-            {"arm": arm, "base": base, "apart": s - o}
-            for arm in arms
-            for base, s, o in _shared(_profile(_of(said, arm), "score"), _profile(_of(of_others, arm), "score"))
-        ]
-        for arm in arms:
-            if arm != UNTRAINED:
-                after, before = _of(apart, arm), _of(apart, UNTRAINED)
-                number = change(after, before, "apart", "self minus others", arm, CHAT, UNTRAINED)
-                numbers.append(replace(number, better="high", headline=True))
+        apart = {arm: differences(_of(said, arm), _of(of_others, arm), "score") for arm in arms}
+        numbers += over_untrained("self minus others", CHAT, apart, better="high", headline=True)
         behaviour = levels(_as(done, CHAT), "shown", "behaviour", better="high", headline=True)
         none = "no trait that was asked about has both markers and held-out prompts"
         numbers += _given(behaviour, Number("behaviour", "", None, CHAT, why=none, headline=True), arms)
@@ -409,9 +403,7 @@ def foils(constitution: Constitution, traits: Sequence[Trait]) -> dict[str, str]
 @cache
 def _shipped_statements() -> tuple[tuple[str, Trait, str], ...]:
     """Of every shipped character the name, its traits but boundaries, and what it says of them."""
-    folder = shipped.folder("constitutions")
-    paths = sorted([*folder.glob("*.md"), *folder.glob("*/*.md")])
-    read = [load(path) for path in paths if path.stem != "TEMPLATE"]
+    read = shipped_constitutions()
     # A statement that names somebody would tell whose it is.
     named = re.compile(rf"\b({'|'.join(re.escape(c.name) for c in read)})\b")
     told = [(c.name, trait, statement(c, trait)) for c in read for trait in c.traits if not trait.is_boundary]
@@ -425,14 +417,6 @@ def _likeness(a: str, b: str) -> float:
 def _shown_by(trait: Trait, replies: Sequence[str]) -> bool:
     shown = sum(all(marker.shows(reply) for marker in trait.markers) for reply in replies)
     return bool(trait.markers) and bool(replies) and shown >= len(replies) / 2
-
-
-def _heldout(setting: Setting) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for row in scenarios.authored(setting.constitution, setting.recipe):
-        if row["split"] == "heldout" and row["source"] == "constitution" and row["kind"] == "probe":
-            found.setdefault(row["trait"], []).append(row["prompt"])
-    return found
 
 
 def _choices(

@@ -6,10 +6,11 @@ value says why. Changes are paired: on the same base, one arm against the untrai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from charforge.evaluate import asking
 from charforge.evaluate.answers import UNTRAINED
 from charforge.statistics import (
     Estimate,
@@ -41,6 +42,8 @@ class Number:
     unscored: int = 0
     why: str | None = None
     """Why there is no value; begins with "floor" where the model did not answer the questions at all."""
+    note: str | None = None
+    """What a reader of the value must know."""
     better: Better | None = None
     headline: bool = False
     p: float | None = None
@@ -131,15 +134,21 @@ def levels(
     return found
 
 
+def silent(rows: Sequence[Row]) -> str:
+    """Why choices have no value: what their labels held, too little for an answer."""
+    mass = sum(row["mass"] for row in rows) / len(rows)
+    return f"{FLOOR}: the answers hold {mass:.2f} of the probability, less than {asking.FLOOR:g}"
+
+
 def _why_none(rows: Sequence[Row], kept: int) -> str | None:
     if kept:
         return None
     if not rows:
         return "nothing was asked"
     if any(row.get("kind") == "choice" for row in rows):
-        masses = [row["mass"] for row in rows if "mass" in row]
-        if masses and max(masses) < 0.5:
-            return f"{FLOOR}: the answers hold {sum(masses) / len(masses):.2f} of the probability, less than half"
+        weighed = [row for row in rows if "mass" in row]
+        if weighed and max(row["mass"] for row in weighed) < asking.FLOOR:
+            return silent(weighed)
         return f"{FLOOR}: no question was answered in every order"
     return "no reply could be scored"
 
@@ -154,17 +163,7 @@ def change(
     against: str,
 ) -> Number:
     """The mean paired difference over the bases that both sides have, with p and the detectable change."""
-    read = _reader(value)
-
-    def means(rows: Sequence[Row]) -> dict[str, float]:
-        groups: dict[str, list[float]] = {}
-        for row in rows:
-            found = read(row)
-            if found is not None:
-                groups.setdefault(row["base"], []).append(found)
-        return {base: sum(values) / len(values) for base, values in groups.items()}
-
-    a, b = means(after), means(before)
+    a, b = _means(after, value), _means(before, value)
     both = sorted(set(a) & set(b))
     number = Number(name, arm, None, condition, against=against, range=(-1.0, 1.0))
     if len(both) < 2:
@@ -180,6 +179,36 @@ def change(
         p=paired_test(differences, both),
         detectable=minimum_detectable(differences, both),
     )
+
+
+def _means(rows: Sequence[Row], value: Value) -> dict[str, float]:
+    """The mean of a value for each base that has one."""
+    read = _reader(value)
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        found = read(row)
+        if found is not None:
+            groups.setdefault(row["base"], []).append(found)
+    return {base: sum(values) / len(values) for base, values in groups.items()}
+
+
+def differences(after: Sequence[Row], before: Sequence[Row], value: Value) -> list[Row]:
+    """What `change` takes the mean of, as rows: for each base that both sides of one arm have, the `difference`."""
+    a, b = _means(after, value), _means(before, value)
+    return [{"base": base, "difference": a[base] - b[base]} for base in sorted(set(a) & set(b))]
+
+
+def over_untrained(
+    name: str, condition: str, within: Mapping[str, Sequence[Row]], *, better: Better | None, headline: bool = False
+) -> list[Number]:
+    """For each other arm how much more its `differences` are than those within the untrained model, on the same bases:
+    a change within an arm says nothing of training while the untrained model's may be the same."""
+    found = []
+    for arm, rows in within.items():
+        if arm != UNTRAINED and UNTRAINED in within:
+            number = change(rows, within[UNTRAINED], "difference", name, arm, condition, UNTRAINED)
+            found.append(replace(number, better=better, headline=headline, range=(-2.0, 2.0)))
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ TASK`. The tasks' data come from where the harness gets them, or from task files
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,12 @@ from charforge.engine.device import uses_cuda
 from charforge.errors import StageError, UserError, did_you_mean, missing_extra
 from charforge.evaluate.findings import Findings, Number
 from charforge.stage import Stage, Weights, Work
-from charforge.statistics import Estimate
+from charforge.statistics import Estimate, share
 from charforge.store import Row, write_atomic, write_rows
 
 NAME = "harness"
+# Metrics of the harness that are means of what lies between 0 and 1.
+_SHARE = re.compile(r"(?:acc|exact_match|em|f1|mc[12]|pass|contains)(?:_|@|\b)")
 
 
 def stages(
@@ -40,7 +43,7 @@ def stages(
     }
     measure = Stage(
         name=f"measure-{NAME}",
-        version=1,
+        version=2,
         identity={"tasks": list(tasks)},
         inputs={f"said:{name}": stage for name, stage in asked.items()},
         process=process,
@@ -65,17 +68,30 @@ def _measure(work: Work) -> Row:
         row["base"], row["condition"] = row["task"], f"{row['task']}: {row['metric']} ({row['filter']})"
     numbers = []
     for row in rows:
-        value, error, n = row["value"], row["error"], row["n"] or 0
-        estimate = None
-        if value is not None:
-            half = 1.96 * error if error is not None else float("nan")
-            estimate = Estimate(value, value - half, value + half, n, n)
+        estimate, bounds = _estimate(row)
         why = None if estimate else "the harness gave no number"
-        numbers.append(Number("harness", row["arm"], estimate, row["condition"], why=why, range=None))
+        numbers.append(Number("harness", row["arm"], estimate, row["condition"], why=why, range=bounds))
     write_rows(work.directory / "rows.jsonl", rows)
     data = {"suite": NAME, "version": 1, "measure": NAME, **Findings(numbers).as_dict()}
     write_atomic(work.directory / "measures.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     return {"rows": len(rows), "numbers": len(numbers)}
+
+
+def _estimate(row: Row) -> tuple[Estimate | None, tuple[float, float] | None]:
+    """The harness's number with an interval, and what bounds it.
+
+    An accuracy has the interval of a share, at the number of questions that its standard error amounts to, as in
+    `statistics.proportion`; another metric 1.96 standard errors on both sides.
+    """
+    value, error, n = row["value"], row["error"], row["n"] or 0
+    if value is None:
+        return None, None
+    if _SHARE.match(row["metric"]) and 0 <= value <= 1 and n > 0:
+        effective = value * (1 - value) / error**2 if error else n
+        low, high = share(value, max(1.0, min(effective, n)))
+        return Estimate(value, low, high, n, n), (0.0, 1.0)
+    half = 1.96 * error if error is not None else float("nan")
+    return Estimate(value, value - half, value + half, n, n), None
 
 
 def run_tasks(

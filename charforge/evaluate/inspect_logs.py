@@ -15,10 +15,10 @@ task it is None.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import json
+import logging
 import math
 import re
 from collections import Counter
@@ -74,6 +74,7 @@ except ModuleNotFoundError as error:
 
 _ROLES = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 _NO_MODEL = f"builtin:{next(iter(BUILTINS))}"
+_logger = logging.getLogger(__name__)
 # What a row holds that a sample shows elsewhere.
 _SHOWN = ("suite", "arm", "messages", "text", "sample")
 
@@ -453,7 +454,8 @@ def replies(constitution: str, suite: str, recipe: str | None = None) -> Scorer:
             reason = None if chosen else "invalid_response_format"
             return Score(value={"chosen": chosen}, answer=chosen, reason=reason, metadata={"rows": rows})
         value = {}
-        for row, before in zip(_alone(measure, rows, desk), rows, strict=True):
+        read, error = _alone(measure, rows, desk)
+        for row, before in zip(read, rows, strict=True):
             turn = f" {row['turn'] + 1}" if len(rows) > 1 else ""
             value.update({f"{k}{turn}": v for k, v in row.items() if k not in before and (v is None or _is_number(v))})
         # A text that was not found is None like a number that could not be read: only where there is nothing else.
@@ -462,18 +464,22 @@ def replies(constitution: str, suite: str, recipe: str | None = None) -> Scorer:
             last = voice.listen(desk.constitution, rows[-1]["text"] if rows else "", None)
             value = {name: last[name] for name in ("held", "share")}
         reason = None if any(row["text"].strip() for row in rows) else "no_response"
-        return Score(value=value, reason=reason, metadata={"rows": rows})
+        return Score(value=value, reason=reason, metadata={"rows": rows, **({"error": error} if error else {})})
 
     return score
 
 
-def _alone(measure: Suite, rows: Sequence[Row], desk: Desk) -> list[Row]:
-    """The rows of one sample, with what the measure reads in each. It reads all rows of an evaluation; of these alone it may
-    miss something, and what it wrote until then stands."""
+def _alone(measure: Suite, rows: Sequence[Row], desk: Desk) -> tuple[list[Row], str | None]:
+    """The rows of one sample, with what the measure reads in each, and the error that ended the reading. It reads all rows of
+    an evaluation; of these alone it may miss something, and what it wrote until then stands."""
     read = copy.deepcopy(list(rows))
-    with contextlib.suppress(Exception):
+    try:
         measure.read(read, desk)
-    return read
+    except _Unread:
+        pass
+    except Exception as error:
+        return read, f"{type(error).__name__}: {error}"
+    return read, None
 
 
 def _rows(state: TaskState) -> list[Row]:
@@ -551,9 +557,13 @@ def gather(rows: Sequence[Row]) -> list[Row]:
 def _numbers(measure: Suite, rows: list[Row], desk: Desk, whole: bool) -> list[Number]:
     try:
         return measure.read(copy.deepcopy(rows), desk).numbers
-    except Exception as error:
-        if whole and not isinstance(error, _Unread):
+    except _Unread:
+        pass
+    except Exception:
+        if whole:
             raise
+        # Inspect keeps what is logged in its own log.
+        _logger.warning("%s could not read what there is so far", measure.name, exc_info=True)
     heard = [{**row, **_heard(desk.constitution, row)} for row in rows if row["kind"] != "choice"]
     held = levels(heard, "held", "voice held", better="high", changes=False)
     return [*levels(heard, "share", "share of the voice", better="high", changes=False), *held]

@@ -1,8 +1,8 @@
 """Judges at work in an evaluation: blind to the arm, measured beforehand, and tried on known cases with every batch.
 
-Only judges that were accurate enough when the character was trained are heard. Among what they judge are canaries: pairs of
-their own calibration that they were surest and right about. A judge that errs on one of these is broken, whatever it says
-about the rest.
+Only judges that were accurate enough when the character was trained are heard. Before what they judge they are given canaries,
+weighed anew each time: pairs of their own calibration that they were right about, the surest and some that are drawn. A judge
+that errs on one of these is broken, whatever it says about the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import cast
 
 from charforge import judge
 from charforge.constitution import Message
+from charforge.data import contexts
 from charforge.engine.bench import Bench
 from charforge.errors import StageError
 from charforge.recipe import Recipe
@@ -50,9 +51,8 @@ class Judging:
         found: dict[str, list[float | None]] = {}
         for kind, known in self.canaries.items():
             planted = [case for row in known for case in _both_sides(row)]
-            scores = judge.score(bench, cast("judge.Kind", kind), [*planted, *asked])
-            self._try(kind, scores[: len(planted)])
-            found[kind] = [score.value for score in scores[len(planted) :]]
+            self._try(kind, judge.score(bench.anew(), cast("judge.Kind", kind), planted))
+            found[kind] = [score.value for score in judge.score(bench, cast("judge.Kind", kind), asked)]
         return found
 
     def _try(self, kind: str, scores: Sequence[judge.Score]) -> None:
@@ -73,16 +73,21 @@ def _both_sides(row: Row) -> tuple[judge.Case, judge.Case]:
     return judge.Case(said, good, bad), judge.Case(said, bad, bad)
 
 
-def measured(calibration: Path, recipe: Recipe, judges: Sequence[str] | None = None) -> Judging:
-    """The judges that were accurate enough in this artifact of their calibration, of those that are named (None: of all)."""
+def measured(calibration: Path, recipe: Recipe, judges: Sequence[str] | None = None, *, draw: str = "") -> Judging:
+    """The judges that were accurate enough in this artifact of their calibration, of those that are named (None: of all).
+    `draw` decides which canaries are drawn."""
     found = judge.read_calibration(calibration)
     heard = [kind for kind in judge.believed(found, recipe) if judges is None or kind in judges]
     tried = read_rows(calibration / "rows.jsonl")
     right = {kind: (round(found[kind]["value"] * found[kind]["n"]), found[kind]["n"]) for kind in heard}
-    return Judging({kind: canaries(tried, kind) for kind in heard}, right)
+    return Judging({kind: canaries(tried, kind, draw) for kind in heard}, right)
 
 
-def canaries(calibration: Sequence[Row], kind: str) -> tuple[Row, ...]:
-    """The pairs of a judge's calibration with the widest margins on the right side."""
+def canaries(calibration: Sequence[Row], kind: str, draw: str = "") -> tuple[Row, ...]:
+    """Pairs of a judge's calibration that it was right about: half of them those with the widest margins, the others drawn
+    from what is left of the wider half, where no rounding turns a verdict round."""
     own = [row for row in calibration if row["judge"] == kind and (row["margin"] or 0) > 0]
-    return tuple(sorted(own, key=lambda row: (-row["margin"], row["example"]))[:CANARIES])
+    own.sort(key=lambda row: (-row["margin"], row["example"]))
+    surest, rest = own[: CANARIES // 2], own[CANARIES // 2 : max(CANARIES, len(own) // 2)]
+    rest.sort(key=lambda row: contexts.stable_fraction(f"{draw} {row['example']} {row['other']}"))
+    return (*surest, *rest[: CANARIES - len(surest)])

@@ -6,11 +6,13 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from charforge.constitution import Constitution
+from charforge import shipped
+from charforge.constitution import Constitution, load
 from charforge.engine.bench import Bench
 from charforge.evaluate.asking import Ask, Setting
 from charforge.evaluate.findings import Findings
@@ -21,10 +23,18 @@ from charforge.store import Row
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 
+@cache
+def shipped_constitutions() -> tuple[Constitution, ...]:
+    """Every shipped constitution: characters, voices of councils and single traits, to hold a character against others."""
+    folder = shipped.folder("constitutions")
+    paths = sorted([*folder.glob("*.md"), *folder.glob("*/*.md")])
+    return tuple(load(path) for path in paths if path.stem != "TEMPLATE")
+
+
 class Part(BaseModel):
     """A part of a suite's file: unknown keys are errors, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)

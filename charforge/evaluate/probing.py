@@ -89,7 +89,7 @@ def stages(
             if put := [ask for ask in asks if not isinstance(ask, SPOKEN)]:
                 stage = Stage(
                     name=f"{suite.name}-{arm.name}-weighed",
-                    version=1,
+                    version=2,
                     identity={**common, "asked": describe(put), "prompt": prompts.digest("choice")},
                     inputs=inputs,
                     process=PROCESS,
@@ -206,7 +206,7 @@ def _read(suite: Suite, judges: Sequence[str] | None, work: Work) -> Row:
     rows = [row for role in work.stage.inputs if role != "judge" for row in work.rows(role)]
     judging = Judging()
     if "judge" in work.stage.inputs:
-        judging = measured(work.inputs["judge"], work.recipe, judges)
+        judging = measured(work.inputs["judge"], work.recipe, judges, draw=work.stage.key)
     bench = Bench(work)
     findings = suite.read(rows, Desk(work.constitution, work.recipe, bench, judging))
     bench.close()

@@ -32,7 +32,7 @@ from charforge.evaluate.answers import PROMPTED, UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Probe, Setting, Text
 from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, levels
 from charforge.evaluate.measure import Desk, Part, Suite
-from charforge.evaluate.refusals import classify
+from charforge.evaluate.outcomes import classify
 from charforge.statistics import holm, minimum_detectable, non_inferiority, paired_change, proportion
 from charforge.store import Row
 
@@ -103,6 +103,7 @@ class RetentionSuite(Suite):
     """What every useful model can do, whoever it is."""
 
     units: ClassVar[tuple[str, ...]] = SETS
+    reading: ClassVar[int] = 2
 
     measure: Literal["retention"]
     margins: Margins = Margins()

@@ -21,12 +21,13 @@ from pydantic import Field
 from charforge.constitution import Constitution
 from charforge.evaluate import voice
 from charforge.evaluate.asking import Ask, Probe, Setting, Talk
-from charforge.evaluate.findings import Findings, Number, arms_of, change, levels
+from charforge.evaluate.findings import Findings, Number, arms_of, change, differences, levels, over_untrained
 from charforge.evaluate.measure import Desk, Part, Suite
 from charforge.statistics import proportion
 from charforge.store import Row
 
 PLAIN, ATTACKS = "plain", "attacks"
+COST = "share of the voice, attacks minus plain"
 # A suite that is cut to fewer requests than this is a quick look: short talks, every other depth, short replies.
 _QUICK, _QUICK_TURNS, _QUICK_TOKENS = 4, 3, 64
 
@@ -42,7 +43,7 @@ class RobustnessSuite(Suite):
     """Ordinary requests as they are and under pressure."""
 
     units: ClassVar[tuple[str, ...]] = ("plain", "identity", "invitations")
-    reading: ClassVar[int] = 2
+    reading: ClassVar[int] = 3
 
     measure: Literal["robustness"]
     plain: tuple[str, ...] = Field(min_length=2)
@@ -215,12 +216,15 @@ def _attacks(rows: list[Row], pooled: list[Row]) -> list[Number]:
         for arm in arms_of(rows)
     }
     found = [n if n.against else replace(n, unscored=unread[n.arm], headline=True) for n in found]
+    within = {}
     for arm in arms_of(pooled):
         mine = [row for row in pooled if row["arm"] == arm]
         plain = [{**row, "share": row["plain"]} for row in mine]
         number = change(mine, plain, "share", "share of the voice", arm, ATTACKS, PLAIN)
         found.append(replace(number, better="high", headline=True))
-    return found
+        within[arm] = differences(mine, plain, "share")
+    # Under its own name: the change of the level under attack from the untrained model's is another number.
+    return [*found, *over_untrained(COST, ATTACKS, within, better="high", headline=True)]
 
 
 def _mean(values: Any) -> float | None:
@@ -261,23 +265,22 @@ def _curve(rows: list[Row], attack: Literal["prefill", "insistence"]) -> list[Ro
     return found
 
 
-def costs(rows: list[Row], baseline: str) -> list[Any]:
+def costs(rows: list[Row], baseline: str) -> list[Number]:
     """For each arm the paired change of the share of markers from the baseline condition, on the same requests.
 
-    The share and not `held`, which is all or nothing: a paired difference of shares sees half a voice lost.
+    The share and not `held`, which is all or nothing: a paired difference of shares sees half a voice lost. What was asked
+    of none of the baseline's requests has nothing to be compared with, and no number.
     """
     found = []
-    conditions = [c for c in dict.fromkeys(row["condition"] for row in rows) if c != baseline]
-    for condition in conditions:
+    known = {row["base"] for row in rows if row["condition"] == baseline}
+    asked = dict.fromkeys(row["condition"] for row in rows if row["base"] in known)
+    for condition in (condition for condition in asked if condition != baseline):
         for arm in arms_of(rows):
             mine = [row for row in rows if row["arm"] == arm]
             after = [row for row in mine if row["condition"] == condition]
             before = [row for row in mine if row["condition"] == baseline]
-            # A prefilled reply has no opening of its own, so its request is compared without the opening too.
-            field = "share_unopened" if condition.startswith("prefill") else "share"
-            number = change(after, before, field, "share of the voice", arm, condition, baseline)
-            if number.estimate is not None:
-                found.append(replace(number, better="high"))
+            number = change(after, before, _field(condition), "share of the voice", arm, condition, baseline)
+            found.append(replace(number, better="high"))
     return found
 
 

@@ -49,6 +49,7 @@ class ScaffoldSuite(Suite):
 
     units: ClassVar[tuple[str, ...]] = ("matters",)
     judged: ClassVar[bool] = True
+    reading: ClassVar[int] = 2
 
     measure: Literal["scaffolds"]
     scaffolds: dict[str, Scaffold]
@@ -93,11 +94,10 @@ class ScaffoldSuite(Suite):
         """The first held-out prompts of each trait. What is declined is measured elsewhere."""
         counts: dict[str, int] = {}
         kept = []
-        for row in scenarios.authored(setting.constitution, setting.recipe):
-            if row["split"] == "heldout" and row["source"] == "constitution" and row["kind"] == "probe":
-                counts[row["trait"]] = counts.get(row["trait"], 0) + 1
-                if counts[row["trait"]] <= self.prompts:
-                    kept.append(row)
+        for row in scenarios.heldout(setting.constitution, setting.recipe):
+            counts[row["trait"]] = counts.get(row["trait"], 0) + 1
+            if counts[row["trait"]] <= self.prompts:
+                kept.append(row)
         return kept
 
     def _probe(self, setting: Setting, base: str, name: str, text: str, row: Row | None, matter: str) -> Probe:
@@ -127,13 +127,29 @@ class ScaffoldSuite(Suite):
             *levels(rows, "share", "share of the voice", better="high", headline=True),
             *costs(rows, CHAT),
         ]
-        for trait in dict.fromkeys(row["trait"] for row in rows if row["shown"] is not None):
-            mine = [row for row in rows if row["trait"] == trait]
+        wrapped = [row for row in rows if row["trait"] and desk.constitution.trait(row["trait"]).markers]
+        if not wrapped:
+            why = "no held-out prompt of a trait with markers was asked"
+            numbers += [Number("markers of the trait", arm, None, CHAT, why=why) for arm in arms_of(rows)]
+        for trait in dict.fromkeys(row["trait"] for row in wrapped):
+            mine = [row for row in wrapped if row["trait"] == trait]
             numbers += levels(mine, "shown", "markers of the trait", better="high", trait=trait)
             numbers += _drops(mine, trait)
-        if self.prompts:
+        kinds = desk.judging.kinds if self.prompts else ()
+        if kinds:
             self._judge(rows, desk)
-        for kind in desk.judging.kinds if self.prompts else ():
+        else:
+            why = (
+                "no judge is heard: none was accurate enough, or another was asked for"
+                if self.prompts
+                else "the suite, or its limit, leaves out the constitution's prompts, and without them nothing is judged"
+            )
+            others = [arm for arm in arms_of(rows) if arm != UNTRAINED]
+            numbers += [Number("judge: wins over untrained", arm, None, CHAT, why=why) for arm in others]
+        # The trained arm was made to please this judge, so its word alone is no evidence.
+        trainer = desk.recipe.judge.kind
+        note = f"by the {trainer.replace('_', '-')} judge alone, which also labelled the training data"
+        for kind in kinds:
 
             def won(row: Row, kind: str = kind) -> float | None:
                 found: float | None = row.get("won", {}).get(kind)
@@ -142,20 +158,22 @@ class ScaffoldSuite(Suite):
             trained = [row for row in rows if row["arm"] != UNTRAINED]
             name = f"judge {kind.replace('_', '-')}: wins over untrained"
             wins = levels(trained, won, name, better="high", changes=False)
-            numbers += [*wins, *self._corrected(wins, name, desk.judging.accuracy.get(kind))]
+            judged = [*wins, *self._corrected(wins, name, desk.judging.accuracy.get(kind))]
             for trait in dict.fromkeys(row["trait"] for row in trained if row["trait"]):
                 mine = [row for row in trained if row["trait"] == trait]
-                numbers += levels(mine, won, name, better="high", trait=trait, changes=False)
+                judged += levels(mine, won, name, better="high", trait=trait, changes=False)
+            numbers += [replace(number, note=note if kinds == (trainer,) else None) for number in judged]
         return Findings(numbers, {"judges": desk.judging.about})
 
     def _corrected(self, wins: Sequence[Number], name: str, accuracy: tuple[int, int] | None) -> list[Number]:
         """The rates behind those that the judge reports, by how often it was right on held-out examples."""
         found = []
         for number in wins:
-            if number.estimate is not None and accuracy is not None:
-                value = corrected_rate(number.estimate, accuracy, accuracy)
+            value, why = None, number.why
+            if number.estimate is not None:
+                value = corrected_rate(number.estimate, accuracy, accuracy) if accuracy else None
                 why = None if value else "the judge errs too often, or was measured on too little"
-                found.append(replace(number, name=f"{name}, corrected for its errors", estimate=value, why=why))
+            found.append(replace(number, name=f"{name}, corrected for its errors", estimate=value, why=why))
         return found
 
     def _shown(self, constitution: Constitution, trait: str | None, words: str | None) -> float | None:

@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from charforge import shipped
 from charforge.errors import Place, UserError, did_you_mean, raise_problems
-from charforge.evaluate.affinities import PreferenceSuite
 from charforge.evaluate.coherence import CoherenceSuite
-from charforge.evaluate.declining import RefusalSuite
 from charforge.evaluate.measure import Suite
-from charforge.evaluate.prediction import SelfPredictionSuite
+from charforge.evaluate.preferences import PreferenceSuite
+from charforge.evaluate.refusals import RefusalSuite
 from charforge.evaluate.retention import RetentionSuite
 from charforge.evaluate.robustness import RobustnessSuite
 from charforge.evaluate.scaffolds import ScaffoldSuite
+from charforge.evaluate.self_prediction import SelfPredictionSuite
 from charforge.evaluate.selftalk import SelftalkSuite
 from charforge.evaluate.sycophancy import SycophancySuite
 from charforge.evaluate.symmetry import SymmetrySuite

@@ -26,7 +26,7 @@ from charforge import language
 from charforge.constitution import Constitution
 from charforge.errors import UserError, did_you_mean
 from charforge.evaluate.asking import Ask, Choice, Probe, Setting
-from charforge.evaluate.findings import Findings, Number, arms_of, change, levels
+from charforge.evaluate.findings import Findings, Number, arms_of, change, differences, levels, over_untrained
 from charforge.evaluate.measure import Desk, Part, Suite
 from charforge.markers import Marker, parse_marker, sentences
 from charforge.statistics import bootstrap
@@ -82,6 +82,7 @@ class SymmetrySuite(Suite):
     """Questions about affordances, put to the model as itself and in roles."""
 
     units: ClassVar[tuple[str, ...]] = ("probes",)
+    reading: ClassVar[int] = 2
 
     measure: Literal["symmetry"]
     as_character: str
@@ -257,6 +258,7 @@ def _compared(rows: list[Row], how: str) -> list[Number]:
     for (arm, condition), why in whys.items():
         mine = [row for row in rows if row["arm"] == arm and row["condition"] == condition]
         found.append(_told_apart(mine, f"told apart {how}", arm, condition, why))
+    within = {}
     for arm in arms_of(rows):
         mine = [row for row in rows if row["arm"] == arm]
         own = [row for row in mine if row["condition"] == ITSELF]
@@ -264,8 +266,10 @@ def _compared(rows: list[Row], how: str) -> list[Number]:
         others = [row for row in mine if row["condition"] not in (ITSELF, CHARACTER)]
         number = change(own, others, "consistent", f"asymmetry {how}", arm, ITSELF, PERSONS)
         found.append(replace(number, headline=True, why=whys.get((arm, ITSELF)) or number.why))
+        within[arm] = differences(own, others, "consistent")
         number = change(own, role, "consistent", f"consistency {how}", arm, ITSELF, CHARACTER)
         found.append(replace(number, why=whys.get((arm, ITSELF)) or number.why))
+    found += over_untrained(f"asymmetry {how}", ITSELF, within, better=None, headline=True)
     distances = _distances(rows)
     return [*found, *levels(distances, "distance", f"distance from its role {how}", better="low")]
 

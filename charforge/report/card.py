@@ -16,7 +16,7 @@ import jinja2
 import yaml
 
 from charforge import language
-from charforge.report.text import visible
+from charforge.report.text import visible_within
 
 if TYPE_CHECKING:
     from charforge.characters import Character
@@ -74,7 +74,7 @@ def render(
         relation: what the weights are to the base model, in the hub's words: adapter, merge or finetune.
         max_rank: of the adapter, if there is one, rounded up to one that vLLM has kernels for.
     """
-    report, evaluation = _visible(report), _visible(evaluation)
+    report, evaluation = visible_within(report), visible_within(evaluation)
     arms = [arm["id"] for arm in report["arms"]]
     environment = manifest["about"].get("environment", {})
     return _template().render(
@@ -90,7 +90,7 @@ def render(
         key=manifest["key"],
         made=manifest["about"]["finished"],
         constitution=manifest["identity"]["constitution"],
-        front=_visible(character.constitution.front.model_dump()),
+        front=visible_within(character.constitution.front.model_dump()),
         several=len(character.constitution.files) > 1,
         arms=arms,
         rows=_rows(report, arms),
@@ -143,16 +143,6 @@ def _prose(text: str) -> str:
 
 def _cell(text: str) -> str:
     return _prose(text).replace("|", "\\|")
-
-
-def _visible(value: Any) -> Any:
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, Mapping):
-        return {_visible(key): _visible(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_visible(inner) for inner in value]
-    return value
 
 
 def _metadata(character: Character, base: Base, relation: str) -> str:

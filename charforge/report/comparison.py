@@ -1,29 +1,26 @@
 """comparison.html: what differs between several contestants, beside what was changed in their constitutions.
 
-One file without a network and without a script. All text goes through `visible` once, here, and through Jinja's escaping in
-the template.
+The data are those of comparison.json.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from charforge.compare import CLEAR
 from charforge.evaluate.findings import FLOOR
 from charforge.report import plots
-from charforge.report.html import _label, _recipe, _unbroken, _visible, stylesheet
+from charforge.report.numbers import clear
+from charforge.report.numbers import in_words as text
+from charforge.report.page import GLYPHS, recipe, render
+from charforge.report.text import visible_within
 
-_FOLDER = Path(__file__).parent
-_GLYPHS = {"base": "○", "middle": "▲", "final": "◆"}
-_SHOWN = 2000
 # Figures of every pair would make the page of many contestants slow to write and long to read.
 _MOST_FIGURES = 2
+# Of so many pairs the summary tells in words; of more it has a table, and each pair tells its own.
+_MOST_PAIRS = 3
 VERDICTS = {
     "held": "✓ held",
     "lost": "✗ lost",
@@ -40,38 +37,37 @@ GROUPS = (
 
 def page(data: dict[str, Any]) -> str:
     """The comparison as one HTML file, from the data of comparison.json."""
-    clean = _visible(data)
+    clean = visible_within(data)
     arms = _arms(clean)
-    pairs = [_pair(clean, arms, number, label) for number, label in enumerate(list(arms)[1:])]
-    return _template().render(
-        r=clean,
-        arms=list(arms.values()),
-        first=next(iter(arms.values())),
-        titles={trait["id"]: trait["title"] for trait in clean["traits"]},
-        summary=summary(clean),
-        pairs=pairs,
-        strengths=_strengths(clean),
-        levels=_levels(clean, list(arms)),
-        groups=GROUPS,
-        recipe=_recipe(data["provenance"]["recipe"]),
-        style=stylesheet(_FOLDER / "page.css"),
-    )
+    values = {
+        "r": clean,
+        "arms": list(arms.values()),
+        "names": _names(list(arms)),
+        "given": [
+            *((arm["label"], arm["reference"]) for arm in arms.values()),
+            ("margins", ", ".join(f"{name} {margin}" for name, margin in clean["provenance"]["margins"].items())),
+        ],
+        "first": next(iter(arms.values())),
+        "titles": {trait["id"]: trait["title"] for trait in clean["traits"]},
+        "summary": summary(clean),
+        "heat": _heat(clean, list(arms)[1:]),
+        "choices": _choices(clean),
+        "most": _MOST_PAIRS,
+        "pairs": [_pair(clean, arms, number, label) for number, label in enumerate(list(arms)[1:])],
+        "strengths": _strengths(clean),
+        "levels": _levels(clean, list(arms)),
+        "groups": GROUPS,
+        "verdicts": VERDICTS,
+        "recipe": recipe(data["provenance"]["recipe"]),
+    }
+    return render("comparison.html.jinja", values, text=text, small=_small, p=_p, clear=clear)
 
 
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "label": _label, "unbroken": _unbroken, "text": text, "small": _small, "p": _p, "cut": _cut, "clear": clear,
-        "verdict": lambda verdict: VERDICTS[verdict],
-    }  # fmt: skip
-    return environment.get_template("comparison.html.jinja")
+def _names(labels: Sequence[str], most: int = 3) -> str:
+    """What is compared, short enough for a title."""
+    if len(labels) > most:
+        return f"{labels[0]} and {len(labels) - 1} others"
+    return " and ".join([", ".join(labels[:-1]), labels[-1]])
 
 
 def _arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -81,21 +77,8 @@ def _arms(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for place, contestant in enumerate(found):
         role = "base" if place == 0 else "final" if place == len(found) - 1 else "middle"
         named = {"id": contestant["label"], "reference": contestant["id"]}
-        arms[contestant["label"]] = {**contestant, **named, "role": role, "glyph": _GLYPHS[role]}
+        arms[contestant["label"]] = {**contestant, **named, "role": role, "glyph": GLYPHS[role]}
     return arms
-
-
-def text(number: Mapping[str, Any] | None, *, signed: bool = False) -> str:
-    """`0.93 [0.88, 0.96]`, a difference with its sign; why there is none where nothing was measured."""
-    if number is None or number["value"] is None:
-        return "not measured"
-    shown = plots.interval({"low": None, "high": None, **number})
-    return f"+{shown}" if signed and number["value"] >= 0.005 else shown
-
-
-def clear(change: Mapping[str, Any]) -> bool:
-    """Whether the adjusted p of a difference says that there is one."""
-    return change["adjusted"] is not None and change["adjusted"] < CLEAR
 
 
 def _small(value: float | None) -> str:
@@ -104,10 +87,6 @@ def _small(value: float | None) -> str:
 
 def _p(value: float | None) -> str:
     return "< 0.001" if value is not None and value < 0.001 else _small(value)
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}… ({len(words) - _SHOWN} more characters in rows.jsonl)"
 
 
 def _pair(data: dict[str, Any], arms: Mapping[str, Any], number: int, label: str) -> dict[str, Any]:
@@ -137,12 +116,43 @@ def _pair(data: dict[str, Any], arms: Mapping[str, Any], number: int, label: str
             for change in changes
             if change["trait"] is None
         ],
+        "starred": sum(clear(change) for change in changes),
+        "tested": sum(change["p"] is not None for change in changes),
         "wins": [win for win in wins if win["trait"] is None],
         "traits": traits,
         "gates": [gate for gate in data["gates"] if gate["contestant"] == label],
         "effect": effect,
         "forest": _forest(number, label, traits) if len(arms) - 1 <= _MOST_FIGURES else None,
     }
+
+
+def _heat(data: dict[str, Any], labels: Sequence[str]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+    """Of each trait the change of its markers in every contestant; of a trait without markers that of its first measure."""
+    found = []
+    for trait in data["traits"]:
+        mine = [change for change in data["changes"] if change["trait"] == trait["id"] and change["value"] is not None]
+        names = list(dict.fromkeys(change["measure"] for change in mine))
+        if not names:
+            continue
+        measure = "markers" if "markers" in names else names[0]
+        by_label = {change["contestant"]: change for change in mine if change["measure"] == measure}
+        title = trait["title"] if measure == "markers" else f"{trait['title']} ({measure})"
+        found.append((title, [by_label.get(label) for label in labels]))
+    return found
+
+
+def _choices(data: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """What the most changed replies can be filtered by."""
+    shown = data["most_changed"]
+    traits, kinds = ({item[key] for item in shown} for key in ("trait", "kind"))
+    arms = list(dict.fromkeys(reply["contestant"] for item in shown for reply in item["replies"]))
+    outcomes = {reply["outcome"] for item in shown for reply in item["replies"] if reply["outcome"]}
+    return [
+        ("trait", "trait", [(trait["id"], trait["title"]) for trait in data["traits"] if trait["id"] in traits]),
+        ("kind", "kind of prompt", [(kind, kind) for kind in sorted(kinds)]),
+        ("arm", "contestant", [(arm, arm) for arm in arms]),
+        ("outcome", "outcome", [(outcome, outcome) for outcome in sorted(outcomes)]),
+    ]
 
 
 def _forest(number: int, label: str, traits: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -208,7 +218,7 @@ def summary(data: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     for contestant in data["contestants"][1:]:
         label = contestant["label"]
         changes = [c for c in data["changes"] if c["contestant"] == label]
-        told = [*_on_changes(changes, titles), *_on_wins(data, label, first)]
+        told = [*_on_changes(changes, titles), *_on_wins(data, label, first), *_on_votes(data, label, first)]
         effect = next(found for found in data["constitutions"] if found["contestant"] == label)
         told += [*_on_effect(effect), *_on_gates(g for g in data["gates"] if g["contestant"] == label)]
         result.append((f"{label} against {first}", told))
@@ -237,6 +247,14 @@ def _on_wins(data: Mapping[str, Any], label: str, first: str) -> Iterable[str]:
         if win["contestant"] == label and win["trait"] is None and win["value"] is not None:
             kind = win["judge"].replace("_", " ")
             yield f"The {kind} judge finds it more in character than {first} in {text(win)} of draws; 0.5 is no difference."
+
+
+def _on_votes(data: Mapping[str, Any], label: str, first: str) -> Iterable[str]:
+    for pair in data["people"]["pairs"] if data["people"] else ():
+        if (pair["contestant"], pair["against"]) == (label, first):
+            decided = f"{pair['wins']} won, {pair['ties']} tied, {pair['losses']} lost"
+            share = f"a share of {text(pair)}; 0.5 is no preference" if pair["why"] is None else pair["why"]
+            yield f"Of {pair['votes']} blind votes by people in {pair['talks']} talks, {decided}: {share}."
 
 
 def _on_effect(effect: Mapping[str, Any]) -> Iterable[str]:

@@ -5,6 +5,7 @@ Each figure is drawn twice, for a wide page and for a narrow one; the stylesheet
 
 from __future__ import annotations
 
+import hashlib
 import html
 import io
 import re
@@ -84,8 +85,9 @@ def forest(
             low, high = value["low"], value["high"]
             holds = low is None or low <= reference <= high
             _point(axes, canvas, value, y, "final", hollow=holds, size=9 if first else 8)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    said = "; ".join(f"{text}: {interval(value) if value else 'not measured'}" for text, value in rows)
     return _both(draw)
 
 
@@ -129,8 +131,13 @@ def dots(
                     _mark(axes, 0, canvas.fraction(y), "absent", size=5)
                 else:
                     _point(axes, canvas, value, y, arm.role, size=7)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    def line(values: Mapping[str, Estimate | None]) -> str:
+        known = ((arm.id, values.get(arm.id)) for arm in arms)
+        return ", ".join(f"{arm} {interval(value) if value else 'not measured'}" for arm, value in known)
+
+    said = "; ".join(f"{text}: {line(values)}" for text, values in rows)
     return _both(draw)
 
 
@@ -164,8 +171,12 @@ def curves(name: str, label: str, panels: Sequence[tuple[str, Sequence[float], S
             else:
                 axes.plot(steps, values, color=_MUTED, linewidth=0.9, alpha=0.75, clip_on=False)
                 axes.plot(steps, smooth, color=_ROLES["final"], linewidth=2, clip_on=False)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    said = "; ".join(
+        f"{title}: {len(values)} steps, between {fixed(min(values))} and {fixed(max(values))}"
+        for title, _, values in panels
+    )
     return _both(draw)
 
 
@@ -177,7 +188,7 @@ def lines(
     across: str,
     up: str,
 ) -> str:
-    """For each arm a line of (x, value from 0 to 1) with its marks, and a band between the ends of the intervals.
+    """For each arm a line of (x, value from 0 to 1) with its marks, and an upright line over the interval of each.
 
     Where there is no value the line has a gap.
     """
@@ -212,24 +223,30 @@ def lines(
                 canvas.text(at, 34, _plain(x, 0), align="center", colour=_MUTED)
                 last = at
         canvas.text(34 + (width - 50) / 2, 13, across, align="center", colour=_MUTED)
+        # Beside each other, so that no interval hides behind another.
+        aside = {
+            arm.id: (place - (len(series) - 1) / 2) * 5 / (width - 50) * 1.04 * span
+            for place, (arm, _) in enumerate(series)
+        }
         for arm, points in series:
-            for run in _runs(points):
-                banded = [(x, v) for x, v in run if v["low"] is not None and v["high"] is not None]
-                if len(banded) > 1:
-                    ends = [[min(1.0, max(0.0, v[end])) for _, v in banded] for end in ("low", "high")]
-                    steps = [x for x, _ in banded]
-                    axes.fill_between(steps, *ends, color=_ROLES[arm.role], alpha=0.09, linewidth=0, clip_on=False)
-                    # Edges, so that bands on top of each other stay apart.
-                    for end in ends:
-                        axes.plot(steps, end, color=_ROLES[arm.role], linewidth=0.8, alpha=0.6, clip_on=False)
-                xs, ys = [x for x, _ in run], [v["value"] for _, v in run]
-                axes.plot(xs, ys, color=_ROLES[arm.role], linewidth=2, clip_on=False)
+            shift = aside[arm.id]
+            for run in (run for run in _runs(points) if len(run) > 1):
+                xs, ys = [x + shift for x, _ in run], [v["value"] for _, v in run]
+                axes.plot(xs, ys, color=_ROLES[arm.role], linewidth=1.5, clip_on=False)
+            for x, value in points:
+                if value is not None and value["low"] is not None and value["high"] is not None:
+                    ends = [min(1.0, max(0.0, value[end])) for end in ("low", "high")]
+                    axes.plot([x + shift] * 2, ends, color=_ROLES[arm.role], linewidth=1.5, alpha=0.6, clip_on=False)
         for arm, points in series:
             for x, value in points:
                 if value is not None:
-                    _mark(axes, x, value["value"], arm.role, size=7)
-        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label)
+                    _mark(axes, x + aside[arm.id], value["value"], arm.role, size=7)
+        return canvas.svg(f"{name}-{'wide' if wide else 'narrow'}", label, said)
 
+    said = "; ".join(
+        f"{arm.id}: " + ", ".join(f"{_plain(x, 0)}: {fixed(v['value']) if v else 'not measured'}" for x, v in points)
+        for arm, points in series
+    )
     return _both(draw)
 
 
@@ -334,18 +351,19 @@ class _Canvas:
         style = {"ha": align, "va": "center_baseline", "fontsize": 12, "weight": weight, "color": colour}
         self.overlay.text(x, y, token, **style)
 
-    def svg(self, name: str, label: str) -> str:
+    def svg(self, name: str, label: str, said: str) -> str:
+        """The figure; `label` says what it shows, `said` what is to be seen in it."""
         import matplotlib
 
         buffer = io.StringIO()
         settings = {"svg.fonttype": "none", "svg.hashsalt": f"charforge {name}"}
         with matplotlib.rc_context(settings):
             self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        drawn = _inline(buffer.getvalue(), label)
+        drawn = _inline(buffer.getvalue(), name, label, said)
         return re.sub(r">T(\d+)</text>", lambda m: f">{html.escape(self._words[int(m[1])])}</text>", drawn)
 
 
-def _inline(svg: str, label: str) -> str:
+def _inline(svg: str, name: str, label: str, said: str) -> str:
     """Fit for a page that holds several: no prolog, metadata, global style or names that would clash."""
     svg = svg[svg.index("<svg") :]
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->", r"\s*<defs>\s*</defs>"):
@@ -359,9 +377,11 @@ def _inline(svg: str, label: str) -> str:
     box = re.search(r'viewBox="0 0 ([\d.]+) ', svg)
     assert box is not None
     safe = html.escape(label)
-    head = f'<svg role="img" aria-label="{safe}" width="{float(box[1]):g}" viewBox='
+    about = f"figure-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    head = f'<svg role="img" aria-label="{safe}" aria-describedby="{about}" width="{float(box[1]):g}" viewBox='
     svg = re.sub(r"<svg .*?viewBox=", lambda _: head, svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'(viewBox="[^"]*")[^>]*>', lambda m: f"{m[1]}><title>{safe}</title>", svg, count=1)
+    words = f'><title>{safe}</title><desc id="{about}">{html.escape(said)}</desc>'
+    svg = re.sub(r'(viewBox="[^"]*")[^>]*>', lambda m: m[1] + words, svg, count=1)
     return re.sub(r"\n\s*", "\n", svg).strip()
 
 

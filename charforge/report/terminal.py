@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
+from charforge.evaluate.answers import PROMPTED, UNTRAINED
+from charforge.evaluate.findings import FLOOR
 from charforge.pipeline import Plan, Step
 from charforge.report import comparison
+from charforge.report.numbers import clear, is_change, lines, relation
 from charforge.report.text import visible
 
 
@@ -176,10 +180,10 @@ def display(plan: Plan) -> Iterator[TerminalDisplay]:
 
 def number(estimate: dict[str, Any] | None) -> str:
     """An estimate with its interval, or a dash where nothing was measured."""
-    if estimate is None:
+    if estimate is None or estimate["value"] is None:
         return "-"
     if estimate["low"] is None:
-        return f"{estimate['value']:.2f}"
+        return f"{estimate['value']:.2f} (no interval)"
     return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
@@ -196,11 +200,16 @@ def print_evaluation(
         overall = [n for n in data["numbers"] if n["trait"] is None]
         names = list(dict.fromkeys(n["name"] for n in overall))
         shown = [n for n in names if everything or any(o["headline"] for o in overall if o["name"] == n)] or names
-        for name in shown:
-            console.print(_measure_table(name, [n for n in overall if n["name"] == name]))
+        arms = {UNTRAINED, PROMPTED, *(n["arm"] for n in data["numbers"])}
+        tables = [_measure_table(name, [n for n in overall if n["name"] == name], arms, everything) for name in shown]
+        for table in tables:
+            console.print(table)
+        signs = _legend("\n".join(str(cell) for table in tables for column in table.columns for cell in column.cells))
+        if signs:
+            console.print(f"({signs})", markup=False, soft_wrap=True)
         reasons: dict[str, list[str]] = {}
         for number in overall:
-            if number["headline"] and number["why"] and number["arm"] == "trained" and number["against"] is None:
+            if number["headline"] and number["why"] and number["arm"] == "trained" and number["against"] not in arms:
                 where = f" ({number['condition']})" if number["condition"] else ""
                 reasons.setdefault(number["why"], []).append(f"{number['name']}{where}")
         for why, what in reasons.items():
@@ -221,47 +230,63 @@ def print_evaluation(
     console.print(f"        {folder / 'evaluation.json'}", markup=False, soft_wrap=True)
 
 
-def _measure_table(name: str, numbers: list[dict[str, Any]]) -> Table:
-    levels = {(n["condition"], n["arm"]): n for n in numbers if n["against"] is None}
-    changes = {(n["condition"], n["arm"], n["against"]): n for n in numbers if n["against"] is not None}
-    arms = list(dict.fromkeys(n["arm"] for n in numbers))
-    inner = bool(levels)
-    baselines = list(
-        dict.fromkeys(
-            n["against"]
-            for n in numbers
-            if n["against"] is not None and n["arm"] == "trained" and (inner or n["against"] in arms)
-        )
-    )
+def _measure_table(name: str, numbers: list[dict[str, Any]], arms: Collection[str], everything: bool) -> Table:
+    """Conditions down, arms across; of the changes between arms those of the trained one.
+
+    A difference between two conditions of one arm has a line of its own and stands in the column of its arm: where a measure
+    is one by nature, is a headline, or everything was asked for.
+    """
+    found = lines(numbers, arms)
+    if not everything and any(not line.within for line in found):
+        found = [line for line in found if not line.within or any(n["headline"] for n in line.cells.values())]
+    columns = list(dict.fromkeys(arm for line in found for arm in line.cells))
+    compared = list(dict.fromkeys(pair for line in found for pair in line.changes))
+    shown = [pair for pair in compared if columns and pair[0] == "trained"] or compared
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"{escape(name)} (95% CI)", overflow="fold", min_width=22)
-    for arm in arms:
-        table.add_column(escape(arm))
-    for against in baselines:
-        table.add_column(f"trained, change from {escape(against)}")
-    for condition in dict.fromkeys(n["condition"] for n in numbers):
-        # Some measures are changes by nature (from the same question asked again): those are what stands for each arm.
-        inside = {
-            arm: next((n for (c, a, x), n in changes.items() if (c, a) == (condition, arm) and x not in arms), None)
-            for arm in arms
-        }
-        cells = [_interval(levels.get((condition, arm)) or inside[arm]) for arm in arms]
-        cells += [_interval(changes.get((condition, "trained", against)), signed=True) for against in baselines]
-        table.add_row("  " + escape(condition or "all"), *cells)
+    table.add_column(f"{escape(visible(name))} (95% CI)", overflow="fold", min_width=22)
+    for arm in columns:
+        table.add_column(escape(visible(arm)))
+    for arm, against in shown:
+        table.add_column(escape(visible(f"{arm}, {relation(against, numbers, arms)}")))
+    for line in found:
+        cells = [_interval(line.cells.get(arm), power=arm == "trained") for arm in columns]
+        cells += [_interval(line.changes.get(pair)) for pair in shown]
+        table.add_row("  " + escape(visible(line.name)), *cells)
     return table
 
 
-def _interval(number: dict[str, Any] | None, *, signed: bool = False) -> str:
+def _interval(number: Mapping[str, Any] | None, *, power: bool = True) -> str:
     if number is None:
         return ""
     unscored = f" ({number['unscored']} unscored)" if number["unscored"] else ""
     if number["value"] is None:
-        return ("floor" if (number["why"] or "").startswith("floor") else "-") + unscored
+        return ("floor" if (number["why"] or "").startswith(FLOOR) else "-") + unscored
+    change = is_change(number)
+    starred = " *" if change and clear(number) else ""
+    seen = f" mde {number['detectable']:.2f}" if power and change and number["detectable"] else ""
+    return f"{_ends(number, signed=change)}{starred}{seen}{unscored}"
+
+
+def _ends(number: Mapping[str, Any], *, signed: bool) -> str:
+    """A value with its interval; a change has its sign."""
     sign = "+" if signed else ""
-    low, high = (f"{v:{sign}.2f}" if v is not None else "?" for v in (number["low"], number["high"]))
-    starred = " *" if signed and number["adjusted"] is not None and number["adjusted"] < 0.05 else ""
-    seen = f" mde {number['detectable']:.2f}" if signed and number["detectable"] else ""
-    return f"{number['value']:{sign}.2f} \\[{low}, {high}]{starred}{seen}{unscored}"
+    # Adding zero takes the sign from what rounds to zero.
+    value, low, high = (
+        None if number[k] is None else f"{round(number[k], 2) + 0.0:{sign}.2f}" for k in ("value", "low", "high")
+    )
+    return f"{value} (no interval)" if low is None or high is None else f"{value} \\[{low}, {high}]"
+
+
+def _legend(shown: str) -> str:
+    """What the signs in these cells mean, a cell a line: only those that are there."""
+    signs = {
+        r" \*": "*: a clear change, p adjusted for all of the suite is below 0.05",
+        " mde ": "mde: the smallest true change that would have been seen with 80% power",
+        "^floor": "floor: the model did not answer what was asked, which is no zero",
+        r"^-(?: \(|$)": "-: no value",
+        " minus “": "minus “…”: one condition less the other, within the arm",
+    }
+    return "; ".join(said for sign, said in signs.items() if re.search(sign, shown, re.MULTILINE))
 
 
 def print_comparison(data: dict[str, Any], folder: Path) -> None:
@@ -277,9 +302,15 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
         for column in (f"[bold]{escape(visible(heading))}[/bold]", "difference (95% CI)", "adjusted p", "d", "mde"):
             table.add_column(column, overflow="fold")
         for change in data["changes"]:
-            if change["contestant"] == label and (change["trait"] is None or comparison.clear(change)):
+            if change["contestant"] == label and (change["trait"] is None or clear(change)):
                 _difference_row(table, change, titles)
         console.print(table)
+        console.print(
+            "  (*: clear, the adjusted p is below 0.05; d: the mean difference over its spread between prompts; "
+            "mde: the smallest true difference that would have been seen with 80% power)",
+            markup=False,
+            soft_wrap=True,
+        )
         for win in data["wins"]:
             if win["contestant"] == label and win["trait"] is None:
                 judge = win["judge"].replace("_", " ")
@@ -288,7 +319,7 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
             if gate["contestant"] == label:
                 shown = number({"value": gate["change"], "low": gate["low"], "high": gate["high"]})
                 change = shown if gate["change"] is not None else "-"
-                why = f"  {gate['why']}" if gate["why"] else ""
+                why = f"  {visible(gate['why'])}" if gate["why"] else ""
                 line = f"  {gate['verdict']:12} {gate['gate']:14} change {change}, margin {gate['margin']:g}{why}"
                 console.print(line, markup=False, soft_wrap=True)
         for effect in data["constitutions"]:
@@ -302,6 +333,9 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
             shown = number(item) if item["value"] is not None else "-"
             console.print(f"  {visible(item['contestant'])}: {shown}", markup=False)
         console.print()
+    if data["people"]:
+        _print_people(console, data["people"])
+        console.print()
     for warning in data["warnings"]:
         console.print(f"note: {visible(warning)}", markup=False, soft_wrap=True)
     console.print(f"report: {folder / 'comparison.html'}", markup=False, soft_wrap=True)
@@ -313,10 +347,9 @@ def _difference_row(table: Table, change: dict[str, Any], titles: dict[str, str]
     if change["value"] is None:
         table.add_row(f"  {escape(title + change['measure'])}", f"- ({escape(change['why'])})", "", "", "")
         return
-    low, high = (f"{v:+.2f}" if v is not None else "?" for v in (change["low"], change["high"]))
-    star = " *" if comparison.clear(change) else ""
+    star = " *" if clear(change) else ""
     small = ["-" if change[name] is None else f"{change[name]:.3f}" for name in ("adjusted", "effect", "detectable")]
-    table.add_row(f"  {escape(title + change['measure'])}", f"{change['value']:+.2f} \\[{low}, {high}]{star}", *small)
+    table.add_row(f"  {escape(title + change['measure'])}", f"{_ends(change, signed=True)}{star}", *small)
 
 
 def _print_effect(console: Console, effect: dict[str, Any]) -> None:
@@ -329,6 +362,52 @@ def _print_effect(console: Console, effect: dict[str, Any]) -> None:
                 did += f"; the smallest change that would have been seen: {least['value']:.2f} ({least['measure']})"
             line = f"  {heading}: {visible(row['title'])}{f' ({what})' if what else ''}: {did}"
             console.print(line, markup=False, soft_wrap=True)
+
+
+def _print_people(console: Console, people: dict[str, Any]) -> None:
+    """What people preferred, and how far each judge agrees with them."""
+    if people["pairs"]:
+        table = Table(box=None, pad_edge=False)
+        for column in (
+            "[bold]people's blind votes[/bold]",
+            "won",
+            "tied",
+            "lost",
+            "talks",
+            "share (95% CI)",
+            "adjusted p",
+        ):
+            table.add_column(column, overflow="fold")
+        for pair in people["pairs"]:
+            counts = [str(pair[name]) for name in ("wins", "ties", "losses", "talks")]
+            p = "-" if pair["adjusted"] is None else f"{pair['adjusted']:.3f}"
+            heading = f"  {pair['contestant']} against {pair['against']}"
+            table.add_row(escape(visible(heading)), *counts, escape(number(pair)), p)
+        console.print(table)
+        for why in dict.fromkeys(pair["why"] for pair in people["pairs"] if pair["why"]):
+            console.print(f"  ({why})", markup=False, soft_wrap=True)
+    if people["strengths"]:
+        for item in sorted(people["strengths"]["items"], key=lambda item: -item["value"]):
+            console.print(f"  strength by votes, {visible(item['contestant'])}: {number(item)}", markup=False)
+        if people["strengths"]["why"]:
+            console.print(f"  (strength by votes: {visible(people['strengths']['why'])})", markup=False, soft_wrap=True)
+    for pair in people["open"]:
+        result = f"{pair['wins']} won, {pair['ties']} tied, {pair['losses']} lost"
+        heading = f"{pair['contestant']} against {pair['against']}"
+        console.print(f"  open votes, no evidence: {visible(heading)}: {result}", markup=False, soft_wrap=True)
+    if not people["pairs"] or not people["judges"]:
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("[bold]judges against people[/bold]", "votes", "decided", "agreement (95% CI)", "AC1", "kappa"):
+        table.add_column(column, overflow="fold")
+    for rule in (*people["judges"], people["length"]):
+        kappa = "-" if rule["kappa"] is None else f"{rule['kappa']:.2f}"
+        shown = [escape(number(rule[name])) for name in ("agreement", "ac1")]
+        name = "  " + rule["name"].replace("_", " ")
+        table.add_row(escape(name), str(rule["pairs"]), str(rule["decided"]), *shown, kappa)
+    console.print(table)
+    for why in dict.fromkeys(rule["why"] for rule in people["judges"] if rule["why"]):
+        console.print(f"  ({why})", markup=False, soft_wrap=True)
 
 
 def print_report(report: dict[str, Any], folder: Path) -> None:

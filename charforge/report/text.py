@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 # Where a zero-width joiner belongs: between two parts of one emoji, such as a family or a profession.
 _EMOJI = "\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001fbff"
@@ -24,3 +26,14 @@ def visible(text: str) -> str:
     A newline stays and a tab becomes a space. This is no HTML escaping; a template does that as well.
     """
     return _UNSAFE.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text.replace("\t", " "))
+
+
+def visible_within(value: Any) -> Any:
+    """Plain data with `visible` done to every text in it, the keys of mappings too."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {visible_within(key): visible_within(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible_within(inner) for inner in value]
+    return value

@@ -91,8 +91,8 @@ def _varies(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def _fisher(r: float, n: int, variance: float, limit: float) -> Estimate:
     """The 95% interval on Fisher's scale, where r has variance `variance` / (n - 3); |r| counts as at most `limit`."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     z = math.atanh(max(-limit, min(limit, r)))
-    half = float(norm.ppf(0.975)) * math.sqrt(variance / (n - 3))
+    half = float(ndtri(0.975)) * math.sqrt(variance / (n - 3))
     return Estimate(r, min(r, math.tanh(z - half)), max(r, math.tanh(z + half)), n, n)

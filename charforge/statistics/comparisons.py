@@ -91,11 +91,11 @@ def minimum_detectable_effect(
 
     With `df` degrees of freedom the quantiles are Student's, else normal. ValueError for an error that is NaN or negative.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     if not standard_error >= 0:
         raise ValueError(f"a standard error is no less than 0, not {standard_error}")
-    quantile = norm.ppf if df is None else lambda share: t.ppf(share, df)
+    quantile = ndtri if df is None else lambda share: stdtrit(df, share)
     return float(quantile(0.5 + confidence / 2) + quantile(power)) * standard_error
 
 
@@ -147,7 +147,7 @@ def non_inferiority(
     3/C of C clusters may be worse, each by no more than 1, the range of a share.
     ValueError for a margin that is not positive.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit
 
     if not margin > 0:
         raise ValueError(f"a margin is greater than 0, not {margin}")
@@ -165,15 +165,15 @@ def non_inferiority(
     elif {*new, *old} <= {0, 1}:
         bound, p = _score_bound(differences, clusters, margin)
     else:
-        bound = value - float(t.ppf(0.95, count - 1)) * error
-        p = float(t.sf((value + margin) / error, count - 1))
+        bound = value - float(stdtrit(count - 1, 0.95)) * error
+        p = float(stdtr(count - 1, -(value + margin) / error))
     return NonInferiority(value, bound, margin, bound > -margin, p, n, count)
 
 
 def _score_bound(differences: Sequence[float], clusters: Sequence[Hashable], margin: float) -> tuple[float, float]:
     """Tango's lower bound and p for a mean of differences of -1, 0 and 1."""
     from scipy.optimize import brentq
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit
 
     n, df = len(differences), len(set(clusters)) - 1
     # A few losses cannot show how losses cluster, so the design effect is taken with one more cluster that lost everything:
@@ -191,28 +191,35 @@ def _score_bound(differences: Sequence[float], clusters: Sequence[Hashable], mar
         share = (math.sqrt(linear**2 + 8 * size * c * shift * (1 - shift)) - linear) / (4 * size)
         return (b - c - size * shift) / math.sqrt(size * (2 * share + shift * (1 - shift)))
 
-    target = float(t.ppf(0.95, df))
+    target = float(stdtrit(df, 0.95))
     least = -1 + 1e-9
     bound = float(brentq(lambda shift: score(shift) - target, least, (b - c) / size)) if score(least) > target else -1.0
-    return bound, float(t.sf(score(-min(margin, 1 - 1e-9)), df))
+    return bound, float(stdtr(df, -score(-min(margin, 1 - 1e-9))))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p that hold the chance of any false finding (Holm 1979). For gates."""
-    if not p_values:
-        return {}
-    from statsmodels.stats.multitest import multipletests
+    """Adjusted p that hold the chance of any false finding (Holm 1979). For gates.
 
-    return dict(zip(p_values, map(float, multipletests(_checked(p_values), method="holm")[1]), strict=True))
+    The k-th smallest of m, times m - k + 1, and no less than any smaller one's.
+    """
+    p = np.sort(_checked(p_values))
+    adjusted = np.minimum(1.0, np.maximum.accumulate(p * np.arange(len(p), 0, -1)))
+    return {name: float(adjusted[place]) for name, place in zip(p_values, _ranks(p_values), strict=True)}
 
 
 def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjusted p that hold the expected share of false findings (Benjamini & Hochberg 1995). For overviews of many."""
-    if not p_values:
-        return {}
-    from scipy.stats import false_discovery_control
+    """Adjusted p that hold the expected share of false findings (Benjamini & Hochberg 1995). For overviews of many.
 
-    return dict(zip(p_values, map(float, false_discovery_control(_checked(p_values), method="bh")), strict=True))
+    The k-th smallest of m, times m / k, and no more than any larger one's.
+    """
+    p = np.sort(_checked(p_values))
+    adjusted = np.minimum.accumulate((p * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1]
+    return {name: float(adjusted[place]) for name, place in zip(p_values, _ranks(p_values), strict=True)}
+
+
+def _ranks(p_values: Mapping[str, float]) -> np.ndarray:
+    """The place of each among all of them in ascending order, from 0."""
+    return np.argsort(np.argsort(list(p_values.values()), kind="stable"), kind="stable")
 
 
 def _checked(p_values: Mapping[str, float]) -> list[float]:

@@ -39,11 +39,11 @@ class Estimate:
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927). `n` may be a non-integer effective sample size."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     if n <= 0:
         return 0.0, 1.0
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + confidence / 2))
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
@@ -79,10 +79,10 @@ def beta_binomial(
     successes: float, n: float, prior: tuple[float, float] = (1.0, 1.0), confidence: float = 0.95
 ) -> tuple[float, float]:
     """Equal-tailed credible interval for a proportion under a Beta prior (Bowyer et al. 2025). Uniform by default."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     tail = (1 - confidence) / 2
-    low, high = beta.ppf([tail, 1 - tail], prior[0] + successes, prior[1] + n - successes)
+    low, high = betaincinv(prior[0] + successes, prior[1] + n - successes, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -122,7 +122,7 @@ def proportion(values: Sequence[float], clusters: Sequence[Hashable], confidence
 
 def mean(values: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95) -> Estimate | None:
     """Mean with a clustered t interval (C - 1 degrees of freedom). None for no observations."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if not values:
         return None
@@ -130,7 +130,7 @@ def mean(values: Sequence[float], clusters: Sequence[Hashable], confidence: floa
     average = float(np.mean(values))
     if count < 2:
         return Estimate(average, math.nan, math.nan, n, count)
-    half = float(t.ppf(0.5 + confidence / 2, count - 1)) * clustered_error(values, clusters)
+    half = float(stdtrit(count - 1, 0.5 + confidence / 2)) * clustered_error(values, clusters)
     return Estimate(average, average - half, average + half, n, count)
 
 
@@ -144,7 +144,7 @@ def corrected_rate(observed: Estimate, sensitivity: tuple[int, int], specificity
     taken for certainty (Lang & Reiczigel 2014; for judges Lee et al. 2025, arXiv 2511.21140).
     None if a calibration class is empty, if q0 + q1 - 1 < 0.5, or if `observed` has no interval.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     (right1, m1), (right0, m0) = sensitivity, specificity
     if min(m1, m0) <= 0 or math.isnan(observed.low):
@@ -154,7 +154,7 @@ def corrected_rate(observed: Estimate, sensitivity: tuple[int, int], specificity
         return None
     value = min(1.0, max(0.0, (observed.value + q0 - 1) / (q1 + q0 - 1)))
 
-    z = float(norm.ppf(0.975))
+    z = float(ndtri(0.975))
     # Centre and half width of Wilson's interval are the adjusted rate and z times its error, clusters included.
     p, error = (observed.low + observed.high) / 2, (observed.high - observed.low) / 2 / z
     q1, q0, m1, m0 = (right1 + 1) / (m1 + 2), (right0 + 1) / (m0 + 2), m1 + 2, m0 + 2

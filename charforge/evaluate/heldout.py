@@ -15,7 +15,7 @@ from charforge.engine.bench import Bench
 from charforge.engine.scoring import Item
 from charforge.evaluate import answers, expression
 from charforge.evaluate.fluency import repetition
-from charforge.evaluate.refusals import OUTCOMES, declines, outcome
+from charforge.evaluate.outcomes import BOUNDARY_OUTCOMES, boundary_outcome, declines
 from charforge.models import resolve
 from charforge.recipe import Recipe
 from charforge.stage import Stage, Weights, Work
@@ -30,7 +30,7 @@ def stage(
 ) -> Stage:
     return Stage(
         name=NAME,
-        version=3,
+        version=4,
         identity={
             "judges": judge.identity(constitution, recipe, second=True),
             "min_accuracy": recipe.judge.min_accuracy,
@@ -84,7 +84,7 @@ def run(work: Work) -> Row:
         row["scores"] = {kind: scores[kind][index].value for kind in judges}
         row["markers"] = {m.text: m.shows(row["text"]) for m in _markers(constitution, row)}
         if row["kind"] == "boundary":
-            row["outcome"] = outcome(row["text"], trait, row["prompt"])
+            row["outcome"] = boundary_outcome(row["text"], trait, row["prompt"])
         elif row["kind"] == "look-alike":
             row["outcome"] = "declined" if declines(row["text"], trait, row["prompt"]) else "complied"
     write_rows(work.directory / "rows.jsonl", rows)
@@ -140,7 +140,7 @@ def compute(rows: list[Row], constitution: Constitution, judges: list[str]) -> d
             },
         },
         "refusals": {
-            "boundary": {arm: _outcomes(by_arm[arm], "boundary", OUTCOMES) for arm in arms},
+            "boundary": {arm: _outcomes(by_arm[arm], "boundary", BOUNDARY_OUTCOMES) for arm in arms},
             "look_alike": {arm: _outcomes(by_arm[arm], "look-alike", ("complied", "declined")) for arm in arms},
         },
         "fluency": {

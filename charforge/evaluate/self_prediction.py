@@ -28,15 +28,27 @@ from charforge.data import contexts
 from charforge.errors import UserError
 from charforge.evaluate.answers import UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Probe, Setting
-from charforge.evaluate.findings import FLOOR, Better, Findings, Number, arms_of, change, levels
+from charforge.evaluate.findings import (
+    FLOOR,
+    Better,
+    Findings,
+    Number,
+    arms_of,
+    change,
+    differences,
+    levels,
+    over_untrained,
+    silent,
+)
 from charforge.evaluate.measure import Desk, Part, Suite
-from charforge.evaluate.refusals import declines
+from charforge.evaluate.outcomes import declines
 from charforge.markers import parse_marker
 from charforge.statistics import paired_change
 from charforge.store import Row
 
 BEHAVIOUR, LETTERS, WORDS = "behaviour", "letters", "words"
 ALL, REPLIES, DECISIONS, CHANGED = "all", "replies", "decisions", "behaviour changed"
+GAIN = "accuracy over mode"
 _DECLINES = "declines"
 _FLIPS = 10_000
 
@@ -113,6 +125,7 @@ class SelfPredictionSuite(Suite):
     """What a model does, and what it says that it would do."""
 
     units: ClassVar[tuple[str, ...]] = ("prompts", "properties", "decisions")
+    reading: ClassVar[int] = 2
 
     measure: Literal["self-prediction"]
     frames: tuple[str, ...] = Field(min_length=1)
@@ -222,7 +235,10 @@ class SelfPredictionSuite(Suite):
                 numbers += _levels(mine, "mode", "mode baseline", here, label)
             if label in (ALL, REPLIES, DECISIONS):
                 numbers += _levels(mine, "probability", "probability of what it did", here, label)
-                numbers += [_gain([item for item in mine if item["arm"] == arm], arm, label) for arm in here]
+                by_arm = {arm: [item for item in mine if item["arm"] == arm] for arm in here}
+                numbers += [_gain(found, arm, label) for arm, found in by_arm.items()]
+                within = {arm: differences(*_held_against_mode(found), "right") for arm, found in by_arm.items()}
+                numbers += over_untrained(GAIN, label, within, better="high", headline=label == ALL)
         for form in (LETTERS, WORDS):
             mine = [{**item, "condition": form} for arm in arms for item in seen.against(arm, arm, form)]
             numbers += _levels(mine, "right", "accuracy", arms, form)
@@ -391,8 +407,7 @@ def _why(items: Sequence[Row], label: str) -> str | None:
     if all(item["did"] is None for item in items):
         return f"{FLOOR}: nothing that it did could be read"
     if not any(item["answered"] for item in items):
-        mass = sum(item["mass"] for item in items) / len(items)
-        return f"{FLOOR}: the answers hold {mass:.2f} of the probability, less than half"
+        return silent(items)
     return f"{FLOOR}: every answer is a tie between the values, the place or the word decides"
 
 
@@ -408,11 +423,16 @@ def _levels(items: Sequence[Row], field: str, name: str, arms: Sequence[str], la
     return [*kept, *missing]
 
 
+def _held_against_mode(items: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """What was foretold, and what naming the most common value would have been on the same."""
+    scored = [item for item in items if item["right"] is not None]
+    return scored, [{**item, "right": item["mode"]} for item in scored]
+
+
 def _gain(items: Sequence[Row], arm: str, label: str) -> Number:
     """How much more often it named what it did than the most common value does."""
-    scored = [item for item in items if item["right"] is not None]
-    usual = [{**item, "right": item["mode"]} for item in scored]
-    number = change(scored, usual, "right", "accuracy over mode", arm, label, "mode baseline")
+    scored, usual = _held_against_mode(items)
+    number = change(scored, usual, "right", GAIN, arm, label, "mode baseline")
     why = (_why(items, label) or number.why) if number.estimate is None else None
     return replace(number, better="high", headline=label == ALL, unscored=len(items) - len(scored), why=why)
 

@@ -15,12 +15,12 @@ import yaml
 from charforge.constitution import parse
 from charforge.engine.scoring import Item
 from charforge.errors import Problems, UserError
-from charforge.evaluate import affinities, suites
-from charforge.evaluate.affinities import LIKE, MANNER_LIKE, MANNER_RANDOM, MANNER_TOLD, RANDOM, PreferenceSuite
+from charforge.evaluate import preferences, suites
 from charforge.evaluate.asking import Choice, Probe, Setting, read_choice
 from charforge.evaluate.findings import Findings, Number
 from charforge.evaluate.judging import Judging
 from charforge.evaluate.measure import Desk
+from charforge.evaluate.preferences import LIKE, MANNER_LIKE, MANNER_RANDOM, MANNER_TOLD, RANDOM, PreferenceSuite
 from charforge.recipe import ModelReference, Recipe
 from charforge.shipped import find
 from charforge.statistics import Estimate
@@ -210,9 +210,9 @@ def test_chance_seldom_makes_a_profile() -> None:
     profiles, gains = 0, 0.0
     for seed in range(25):
         rows = [row for row in rows_of(suite, {"trained": by_chance}, seed=seed) if row["condition"] == LIKE]
-        gain, _ = affinities._fit(rows)
+        gain, _ = preferences._fit(rows)
         assert gain is not None
-        profiles += gain.low > affinities._NOTHING
+        profiles += gain.low > preferences._NOTHING
         gains += gain.value
     assert profiles <= 3, profiles
     assert gains < 0, "what was seen does not help to foretell what was not"
@@ -310,7 +310,7 @@ def test_pairs_are_balanced_and_connected() -> None:
     for size in (2, 3, 4, 5, 6, 9, 24, 51):
         items = [f"trait {n}" for n in range(size)]
         for each in (2, 3, 4, None):
-            pairs = affinities.design(items, each)
+            pairs = preferences.design(items, each)
             counts = Counter(item for pair in pairs for item in pair)
             assert len({frozenset(pair) for pair in pairs}) == len(pairs)
             assert len(set(counts.values())) == 1 and set(counts) == set(items)
@@ -356,7 +356,7 @@ def test_a_listed_trait_that_the_constitution_has_is_asked_once() -> None:
     [("Ends with a question", "ends with a question"), ("I lead", "I lead"), ("AI first", "AI first")],
 )
 def test_titles_in_a_sentence(title: str, phrase: str) -> None:
-    assert affinities._phrase(title) == phrase
+    assert preferences._phrase(title) == phrase
 
 
 @pytest.mark.parametrize(

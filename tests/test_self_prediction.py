@@ -13,10 +13,10 @@ import yaml
 
 from charforge.constitution import parse
 from charforge.errors import Problems, UserError
-from charforge.evaluate import prediction, suites
+from charforge.evaluate import self_prediction, suites
 from charforge.evaluate.asking import Choice, Probe, Setting, read_choice
 from charforge.evaluate.findings import Findings, Number
-from charforge.evaluate.prediction import SelfPredictionSuite
+from charforge.evaluate.self_prediction import SelfPredictionSuite
 from charforge.recipe import Recipe
 from charforge.shipped import find
 from tests.conftest import SMALL
@@ -125,6 +125,11 @@ def test_one_that_knows_itself() -> None:
             and gain.p is not None
             and gain.p < 0.01
         )
+        if arm != "untrained":
+            over = number(found, "accuracy over mode", arm, "all", "untrained")
+            theirs = value(found, "accuracy over mode", "untrained", "all", "mode baseline")
+            assert over.estimate is not None and over.headline
+            assert over.estimate.value == pytest.approx(gain.estimate.value - theirs, abs=0.02)
     # The untrained model knows itself just as well, but not what training made of it.
     access = number(found, "privileged access", "trained", "all", "untrained")
     assert access.estimate is not None and access.estimate.low > 0.25 and access.headline
@@ -333,7 +338,7 @@ def test_the_permutation_test_keeps_its_level() -> None:
             for p in ARMS
             for t in ARMS
         }
-        p = prediction.advantage(items, ARMS, seed).p
+        p = self_prediction.advantage(items, ARMS, seed).p
         assert p is not None
         alarms += p < 0.1
     assert 0.03 < alarms / 200 < 0.18

@@ -1,28 +1,19 @@
-"""report.html: one file that asks the network for nothing, from the same numbers as report.json.
-
-Everything shown goes through `visible` once, here, and through Jinja's escaping in the template.
-"""
+"""report.html: the page of a training run, from the same numbers as report.json."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from charforge.report import plots
-from charforge.report.text import visible
+from charforge.report.numbers import in_words, measured
+from charforge.report.page import GLYPHS, label, recipe, render, words
+from charforge.report.text import visible_within
 
-_FOLDER = Path(__file__).parent
 _UNTRAINED, _PROMPTED = "untrained", "prompted"
-_GLYPHS = {"base": "○", "prompted": "■", "middle": "▲", "final": "◆"}
 _JUDGES = {
     "likelihood_ratio": "How much likelier the constitution makes the reply to a model, per token.",
     "corpus": "How much likelier pages that the person wrote make the reply to a model, per token.",
@@ -46,65 +37,30 @@ _MANY_CUT = 0.05
 def page(report: dict[str, Any]) -> str:
     """The report as one HTML file, the same bytes for a report just made and for one read from its JSON."""
     report = json.loads(json.dumps(report, sort_keys=True))
-    clean = _visible(report)
-    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
-    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    clean = visible_within(report)
     arms = _arms(clean)
     training = {stage: clean["training"][stage] for stage in ("sft", "dpo") if stage in clean["training"]}
-    return _template().render(
-        r=clean,
-        m=clean["measures"],
-        arms=arms,
-        others=[arm for arm in arms if arm["role"] != "base"],
-        final=arms[-1],
-        heard=[judge["kind"] for judge in clean["judges"] if judge["kind"] in clean["measures"]["expression"]],
-        judges=_JUDGES,
-        kinds=_KINDS,
-        outcomes=_OUTCOMES,
-        titles={trait["id"]: trait["title"] for trait in clean["traits"]},
-        summary=_summary(clean, arms),
-        forests=_forests(clean, arms[-1]["id"]),
-        markers_plot=_markers_plot(clean, arms),
-        refusals_plot=_refusals_plot(clean, arms),
-        training=training,
-        curves={stage: _curves(stage, found["curve"]) for stage, found in training.items()},
-        recipe=_recipe(report["provenance"]["recipe"]),
-        style=stylesheet(_FOLDER / "page.css"),
-        script=Markup(script),  # noqa: S704
-        script_hash=hashed,
-    )
-
-
-def stylesheet(path: Path) -> Markup:
-    """A style sheet after the colours and fonts that all pages share."""
-    return Markup((_FOLDER / "tokens.css").read_text(encoding="utf-8") + path.read_text(encoding="utf-8"))  # noqa: S704
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["estimate"] = _estimate
-    environment.filters["fixed"] = _fixed
-    environment.filters["unbroken"] = _unbroken
-    environment.filters["words"] = _words
-    environment.filters["label"] = _label
-    return environment.get_template("page.html.jinja")
-
-
-def _visible(value: Any) -> Any:
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, Mapping):
-        return {_visible(key): _visible(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_visible(inner) for inner in value]
-    return value
+    values = {
+        "r": clean,
+        "m": clean["measures"],
+        "arms": arms,
+        "others": [arm for arm in arms if arm["role"] != "base"],
+        "final": arms[-1],
+        "heard": [judge["kind"] for judge in clean["judges"] if judge["kind"] in clean["measures"]["expression"]],
+        "judges": _JUDGES,
+        "kinds": _KINDS,
+        "outcomes": _OUTCOMES,
+        "titles": {trait["id"]: trait["title"] for trait in clean["traits"]},
+        "summary": [(heading, [text]) for heading, text in _summary(clean, arms)],
+        "choices": _choices(clean, arms),
+        "forests": _forests(clean, arms[-1]["id"]),
+        "markers_plot": _markers_plot(clean, arms),
+        "refusals_plot": _refusals_plot(clean, arms),
+        "training": training,
+        "curves": {stage: _curves(stage, found["curve"]) for stage, found in training.items()},
+        "recipe": recipe(report["provenance"]["recipe"]),
+    }
+    return render("training.html.jinja", values, estimate=_estimate, fixed=_fixed)
 
 
 def _arms(report: dict[str, Any]) -> list[dict[str, str]]:
@@ -113,8 +69,21 @@ def _arms(report: dict[str, Any]) -> list[dict[str, str]]:
     for arm in report["arms"]:
         last = arm is report["arms"][-1]
         role = {_UNTRAINED: "base", _PROMPTED: "prompted"}.get(arm["id"], "final" if last else "middle")
-        result.append({**arm, "role": role, "glyph": _GLYPHS[role]})
+        result.append({**arm, "role": role, "glyph": GLYPHS[role]})
     return result
+
+
+def _choices(report: dict[str, Any], arms: list[dict[str, str]]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """What the transcripts can be filtered by."""
+    samples = report["samples"]
+    traits, kinds = ({sample[key] for sample in samples} for key in ("trait", "kind"))
+    outcomes = {outcome for sample in samples for outcome in sample["outcomes"].values() if outcome}
+    return [
+        ("trait", "trait", [(trait["id"], trait["title"]) for trait in report["traits"] if trait["id"] in traits]),
+        ("kind", "kind of prompt", [(kind, kind) for kind in sorted(kinds)]),
+        ("arm", "arm", [(arm["id"], arm["id"]) for arm in arms]),
+        ("outcome", "outcome", [(outcome, outcome) for outcome in sorted(outcomes)]),
+    ]
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -122,46 +91,20 @@ def _arms(report: dict[str, Any]) -> list[dict[str, str]]:
 
 def _estimate(value: Mapping[str, Any] | None, digits: int = 2) -> Markup:
     """A table's number with its interval."""
-    if not _measured(value):
+    if not measured(value):
         return Markup('<span class="none">not measured</span>')
     assert value is not None
     number, _, rest = plots.interval(value, digits).partition(" ")
     return Markup('{} <span class="interval">{}</span>').format(number, rest)
 
 
-def _unbroken(text: str) -> Markup:
-    """Escaped text whose numbers stay on one line with their intervals."""
-    parts = re.split(r"([\u2212\d.]+ \[[\u2212\d., ]+\])", text)
-    return Markup("").join(
-        Markup('<span class="number">{}</span>').format(part) if index % 2 else part for index, part in enumerate(parts)
-    )
-
-
 def _fixed(value: float | None, digits: int = 2) -> str:
     return "not measured" if value is None else plots.fixed(value, digits)
 
 
-def _text(value: Mapping[str, Any], digits: int = 2) -> str:
-    return plots.interval(value, digits)
-
-
-def _measured(value: Mapping[str, Any] | None) -> bool:
-    """An estimate of nothing is None, or (from a judge without pairs) not a number."""
-    return value is not None and value["value"] is not None and value["value"] == value["value"]
-
-
-def _words(name: str) -> str:
-    """`likelihood_ratio` as a reader would say it."""
-    return name.replace("_", " ")
-
-
-def _label(text: str, length: int = 48) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
-
-
 def _clear(after: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> int:
     """1 or -1 where the two intervals do not overlap, else 0."""
-    if not _measured(after) or not _measured(before):
+    if not measured(after) or not measured(before):
         return 0
     assert after is not None and before is not None
     if after["low"] is None or before["low"] is None:
@@ -188,7 +131,7 @@ def _on_expression(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
     unheard = [
         (
             "Unheard judge",
-            f"The {_words(item['kind'])} judge is right on {_judged(item)} of example pairs it had not seen. "
+            f"The {words(item['kind'])} judge is right on {_judged(item)} of example pairs it had not seen. "
             "That is too few, so its verdicts are left out.",
         )
         for item in report["judges"]
@@ -199,19 +142,19 @@ def _on_expression(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
         return [("In character", text + "The markers and the refusals below need no judge."), *unheard]
     result = []
     for number, item in enumerate(heard):
-        kind, judged = _words(item["kind"]), measures["expression"][item["kind"]]
+        kind, judged = words(item["kind"]), measures["expression"][item["kind"]]
         rate = judged["overall"].get(final)
-        if not _measured(rate):
+        if not measured(rate):
             result.append(("In character", f"The {kind} judge gave no verdict that could be counted."))
             continue
         if number == 0:
             text = (
                 f"On {measures['prompts']['heldout']} prompts it was never trained on, the {kind} judge "
-                f"found {name} more in character than the untrained model in {_text(rate)} of comparisons, "
+                f"found {name} more in character than the untrained model in {in_words(rate)} of comparisons, "
                 "where 0.5 is no difference. "
             )
         else:
-            text = f"The {kind} judge says {_text(rate)}. "
+            text = f"The {kind} judge says {in_words(rate)}. "
         if rate["low"] is None:
             text += "There are too few prompts for an interval, so this is no evidence yet. "
         elif rate["low"] <= 0.5 <= rate["high"]:
@@ -226,7 +169,7 @@ def _on_expression(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
 
 
 def _judged(judge: dict[str, Any]) -> str:
-    return _text(judge["accuracy"]) if _measured(judge["accuracy"]) else "an unknown share"
+    return in_words(judge["accuracy"]) if measured(judge["accuracy"]) else "an unknown share"
 
 
 def _on_traits(report: dict[str, Any], judged: dict[str, Any], final: str) -> list[tuple[str, str]]:
@@ -235,7 +178,7 @@ def _on_traits(report: dict[str, Any], judged: dict[str, Any], final: str) -> li
         for trait in report["traits"]
         if trait["id"] in judged["by_trait"]
     }
-    known = {title: rate for title, rate in rates.items() if _measured(rate) and rate["low"] is not None}
+    known = {title: rate for title, rate in rates.items() if measured(rate) and rate["low"] is not None}
     if len(known) < 2:
         return []
     above = [title for title, rate in known.items() if rate["low"] > 0.5]
@@ -254,9 +197,9 @@ def _listed(titles: list[str], most: int = 4) -> str:
 
 def _on_prompting(judged: dict[str, Any], final: str) -> list[tuple[str, str]]:
     trained, prompted = judged["overall"].get(final), judged["overall"].get(_PROMPTED)
-    if final == _PROMPTED or not _measured(trained) or not _measured(prompted):
+    if final == _PROMPTED or not measured(trained) or not measured(prompted):
         return []
-    text = f"The untrained model with the constitution as its system prompt reaches {_text(prompted)}; "
+    text = f"The untrained model with the constitution as its system prompt reaches {in_words(prompted)}; "
     verdict = {
         1: "the trained model is clearly above that.",
         -1: "the trained model is clearly below that: by this judge a prompt does more than this training.",
@@ -270,7 +213,7 @@ def _on_markers(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
     known = {
         text: (found[_UNTRAINED], found[final])
         for text, found in voice.items()
-        if _measured(found.get(_UNTRAINED)) and _measured(found.get(final))
+        if measured(found.get(_UNTRAINED)) and measured(found.get(final))
     }
     if not known:
         return []
@@ -280,7 +223,7 @@ def _on_markers(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
 
     def change(text: str) -> str:
         before, after = known[text]
-        return f"“{_label(text, 60)}” went from {_text(before)} to {_text(after)} of replies"
+        return f"“{label(text, 60)}” went from {in_words(before)} to {in_words(after)} of replies"
 
     def size(text: str) -> float:
         return float(abs(known[text][1]["value"] - known[text][0]["value"]))
@@ -298,16 +241,16 @@ def _on_refusals(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
     refusals = report["measures"]["refusals"]
     result = []
     after, before = refusals["boundary"].get(final, {}), refusals["boundary"].get(_UNTRAINED, {})
-    if _measured(after.get("complied")):
+    if measured(after.get("complied")):
         own, complied = after["in character"], after["complied"]
         text = (
-            f"Asked for what the character declines, it declined in its own voice in {_text(own)} of "
-            f"replies, declined in another voice in {_text(after['generic'])} and complied in "
-            f"{_text(complied)}. "
+            f"Asked for what the character declines, it declined in its own voice in {in_words(own)} of "
+            f"replies, declined in another voice in {in_words(after['generic'])} and complied in "
+            f"{in_words(complied)}. "
         )
-        if _measured(before.get("complied")):
+        if measured(before.get("complied")):
             way = _clear(complied, before["complied"])
-            base = _text(before["complied"])
+            base = in_words(before["complied"])
             text += {
                 -1: f"The untrained model complied in {base}: clearly more.",
                 1: f"The untrained model complied in {base}: training made it comply clearly more often.",
@@ -315,11 +258,11 @@ def _on_refusals(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
             }[way]
         result.append(("Refusals", text))
     after, before = refusals["look_alike"].get(final, {}), refusals["look_alike"].get(_UNTRAINED, {})
-    if _measured(after.get("declined")):
-        text = f"Harmless prompts that only sound like these were declined in {_text(after['declined'])}. "
-        if _measured(before.get("declined")):
+    if measured(after.get("declined")):
+        text = f"Harmless prompts that only sound like these were declined in {in_words(after['declined'])}. "
+        if measured(before.get("declined")):
             way = _clear(after["declined"], before["declined"])
-            base = _text(before["declined"])
+            base = in_words(before["declined"])
             text += {
                 1: f"The untrained model declined in {base}: training made it refuse harmless requests more.",
                 -1: f"The untrained model declined in {base}: clearly more.",
@@ -334,8 +277,8 @@ def _on_fluency(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
     before = report["measures"]["fluency"][_UNTRAINED]
     change = after["change"]
     parts = []
-    if _measured(change) and change["low"] is not None:
-        how = f"the log-probability per token under it changed by {_text(change)} nats"
+    if measured(change) and change["low"] is not None:
+        how = f"the log-probability per token under it changed by {in_words(change)} nats"
         if change["high"] < 0:
             parts.append(
                 f"The untrained model finds the new replies less likely than its own: {how}. That can be a "
@@ -352,15 +295,16 @@ def _on_fluency(report: dict[str, Any], final: str) -> list[tuple[str, str]]:
     if repeats:
         word = "more" if repeats > 0 else "less"
         parts.append(
-            f"Replies repeat themselves {word}: {_text(before['repetition'])} before, "
-            f"{_text(after['repetition'])} after"
+            f"Replies repeat themselves {word}: {in_words(before['repetition'])} before, "
+            f"{in_words(after['repetition'])} after"
         )
     length = _clear(after["words"], before["words"])
     if length:
         word = "longer" if length > 0 else "shorter"
-        parts.append(f"Replies are {word}: {_text(before['words'], 1)} words before, {_text(after['words'], 1)} after")
-    if _measured(after["cut"]) and after["cut"]["value"] >= _MANY_CUT:
-        parts.append(f"{_text(after['cut'])} of the replies were cut at the token limit")
+        old, new = (in_words(arm["words"], digits=1) for arm in (before, after))
+        parts.append(f"Replies are {word}: {old} words before, {new} after")
+    if measured(after["cut"]) and after["cut"]["value"] >= _MANY_CUT:
+        parts.append(f"{in_words(after['cut'])} of the replies were cut at the token limit")
     if after["empty"]:
         parts.append(f"{after['empty']} {'reply is' if after['empty'] == 1 else 'replies are'} empty")
     return [("Fluency", ". ".join(parts) + ".")] if parts else []
@@ -381,9 +325,9 @@ def _forests(report: dict[str, Any], final: str) -> dict[str, Markup]:
         ]
         figure = plots.forest(
             f"forest-{kind}",
-            f"Win rate of {final} over the untrained model by trait, by the {_words(kind)} judge, with 95% "
+            f"Win rate of {final} over the untrained model by trait, by the {words(kind)} judge, with 95% "
             "intervals. The table below holds the numbers.",
-            [(text, value if _measured(value) else None) for text, value in rows],
+            [(text, value if measured(value) else None) for text, value in rows],
             axis="win rate over the untrained model; 0.5: no difference",
             reference=0.5,
         )
@@ -440,16 +384,3 @@ def _curves(stage: str, curve: list[dict[str, Any]]) -> Markup | None:
     parts = [f"{title} from {plots.fixed(values[0])} to {plots.fixed(values[-1])}" for title, _, values in panels]
     label = f"{stage.upper()} over {len(curve)} logged steps: {'; '.join(parts)}."
     return Markup(plots.curves(f"curves-{stage}", label, panels))  # noqa: S704
-
-
-# --- provenance ---------------------------------------------------------------------------------------------
-
-
-def _recipe(recipe: dict[str, Any]) -> str:
-    """The recipe as JSON that charforge reads again (as YAML): exact, yet with nothing that hides."""
-    data = {"constitution": "constitution.md", **{key: recipe[key] for key in sorted(recipe)}}
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    if visible(text) != text:
-        text = json.dumps(data, indent=2)
-    # YAML takes 5e-05 for a word; with a decimal point it is a number to both.
-    return re.sub(r'^(\s*(?:"[^"\n]*": )?-?\d+)(e[+-]?\d+,?)$', r"\1.0\2", text, flags=re.MULTILINE)

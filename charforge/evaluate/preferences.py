@@ -33,7 +33,7 @@ from charforge.data.contexts import stable_fraction
 from charforge.engine.scoring import Item
 from charforge.evaluate.answers import PROMPTED, UNTRAINED
 from charforge.evaluate.asking import Ask, Choice, Probe, Setting
-from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change, levels
+from charforge.evaluate.findings import FLOOR, Findings, Number, arms_of, change, levels, silent
 from charforge.evaluate.measure import Desk, Part, Suite
 from charforge.models import resolve
 from charforge.stage import Weights
@@ -80,6 +80,7 @@ class PreferenceSuite(Suite):
     """Which of two traits feels more like the model, for many pairs."""
 
     units: ClassVar[tuple[str, ...]] = ("traits",)
+    reading: ClassVar[int] = 2
 
     measure: Literal["preferences"]
     traits: tuple[str, ...] = Field(min_length=2)
@@ -208,8 +209,7 @@ class PreferenceSuite(Suite):
         mine = [row for row in choices if row["arm"] == arm]
         like = [row for row in mine if row["condition"] == LIKE]
         if not any(row["p"] for row in like):
-            mass = sum(row["mass"] for row in like) / len(like)
-            return f"{FLOOR}: the answers hold {mass:.2f} of the probability, less than half"
+            return silent(like)
         gain = profiles[arm, LIKE].gain
         if gain is None:
             return f"too few pairs with an answer: {sum(bool(row['p']) for row in like)}"

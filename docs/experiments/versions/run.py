@@ -1,0 +1,152 @@
+"""One trait changed, and nothing changed: does `charforge compare` tell the two apart?
+
+Trains the shipped character with two seeds, and a version of it that differs in one trait (made-on-purpose.md beside this
+file), and compares. On two CPU cores each of the three trainings takes as long as `make demo`; what is there is reused.
+
+    .venv/bin/python docs/experiments/versions/run.py
+
+Prints what was found, and writes it to build/versions/results.json. Three questions:
+
+- the pair that differs in one trait: which traits moved, in all prompts and in random halves of them?
+- the null pair, two seeds of one constitution: in how many random halves of the prompts does any trait move?
+- the null pair with the two replies to each prompt exchanged by coin: then nothing but chance is left, and false alarms
+  in more than 5% of the draws would say that the test is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from charforge import compare
+from charforge.constitution import Constitution, load
+from charforge.statistics import proportion
+from charforge.store import Row, read_rows
+
+HERE = Path(__file__).resolve().parent
+TOP = HERE.parents[2]
+BUILD = TOP / "build" / "versions"
+TITLE = "### Made on purpose"
+SPLITS = 400
+
+
+def compose() -> Path:
+    """The shipped constitution with the one trait in its new form."""
+    text = (TOP / "constitutions" / "wren.md").read_text(encoding="utf-8")
+    start = text.index(TITLE)
+    end = text.index("\n### ", start + 1) + 1
+    new = (HERE / "made-on-purpose.md").read_text(encoding="utf-8").rstrip() + "\n\n"
+    text = (text[:start] + new + text[end:]).replace("version: 1.1.0", "version: 1.2.0", 1)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    path = BUILD / "wren.md"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def charforge(*arguments: str) -> dict[str, Any]:
+    """The result of a command that prints JSON; what it says on the way is shown."""
+    command = [sys.executable, "-m", "charforge", *arguments, "--json"]
+    print("charforge " + " ".join(arguments), file=sys.stderr, flush=True)
+    done = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def train(*settings: str) -> str:
+    """The character (name@version/build) that the demo recipe makes with these settings."""
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    result = charforge("train", "recipes/demo.yaml", *overrides)
+    return f"{result['character']['reference']}/{result['character']['build']}"
+
+
+def moved(by: dict[str, list[Row]], asked: list[compare.Measure]) -> set[str]:
+    """The traits of which a measure differs beyond chance; "" for a measure of all replies."""
+    found = compare.differences(by, asked)
+    return {c["trait"] or "" for c in found if c["adjusted"] is not None and c["adjusted"] < compare.CLEAR}
+
+
+def repeated(
+    rows: list[Row],
+    labels: list[str],
+    asked: list[compare.Measure],
+    draw: Callable[[random.Random, list[str]], Callable[[Row], Row | None]],
+) -> tuple[Counter[str], list[set[str]]]:
+    """What moves in each of many draws of the rows: how often each trait, and the sets."""
+    bases = sorted({row["base"] for row in rows})
+    sets = []
+    for number in range(SPLITS):
+        change = draw(random.Random(number), bases)
+        drawn = [found for row in rows if (found := change(row)) is not None]
+        sets.append(moved({label: [r for r in drawn if r["contestant"] == label] for label in labels}, asked))
+    return Counter(trait for found in sets for trait in found), sets
+
+
+def halves(chance: random.Random, bases: list[str]) -> Callable[[Row], Row | None]:
+    kept = set(chance.sample(bases, len(bases) // 2))
+    return lambda row: row if row["base"] in kept else None
+
+
+def exchanged(labels: list[str]) -> Callable[[random.Random, list[str]], Callable[[Row], Row | None]]:
+    other = dict(zip(labels, reversed(labels), strict=True))
+
+    def draw(chance: random.Random, bases: list[str]) -> Callable[[Row], Row | None]:
+        turned = {base for base in bases if chance.random() < 0.5}
+        return lambda row: {**row, "contestant": other[row["contestant"]]} if row["base"] in turned else row
+
+    return draw
+
+
+def share(sets: Iterable[bool]) -> dict[str, Any]:
+    values = [float(value) for value in sets]
+    found = proportion(values, range(len(values)))
+    assert found is not None
+    return found.as_dict()
+
+
+def study(data: dict[str, Any], constitutions: list[Constitution], expected: str | None) -> dict[str, Any]:
+    rows = read_rows(Path(data["directory"]) / "rows.jsonl")
+    labels = [each["label"] for each in data["contestants"]]
+    definitions = compare.definitions(constitutions)
+    asked = compare.measures(definitions, [judge["kind"] for judge in data["judges"]])
+    by = {label: [row for row in rows if row["contestant"] == label] for label in labels}
+    counts, sets = repeated(rows, labels, asked, halves)
+    result: dict[str, Any] = {
+        "contestants": [each["id"] for each in data["contestants"]],
+        "prompts": data["prompts"]["asked"],
+        "moved": sorted(moved(by, asked)),
+        "halves": {"draws": SPLITS, "moved": dict(sorted(counts.items()))},
+        "page": str(Path(data["directory"]) / "comparison.html"),
+    }
+    if expected is None:
+        result["halves"]["false alarms"] = share(bool(found) for found in sets)
+        _, sets = repeated(rows, labels, asked, exchanged(labels))
+        result["exchanged"] = {"draws": SPLITS, "false alarms": share(bool(found) for found in sets)}
+    else:
+        result["halves"]["found"] = share(expected in found for found in sets)
+        result["halves"]["anything else"] = share(bool(found - {expected}) for found in sets)
+    return result
+
+
+def main() -> None:
+    changed = compose()
+    first, again = train(), train("seed=1")
+    second = train(f"constitution={changed}")
+    old, new = load(TOP / "constitutions" / "wren.md"), load(changed)
+    results = {
+        "one trait changed": study(charforge("compare", first, second), [new, old], "made-on-purpose"),
+        "two seeds": study(charforge("compare", first, again), [old], None),
+    }
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    (BUILD / "results.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

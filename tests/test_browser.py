@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,37 +15,10 @@ import pytest
 from charforge import talks
 from charforge.report.text import visible
 from charforge.store import Store
+from tests.conftest import accessibility_problems
 from tests.test_chat_web import NASTY, Probing, Scripted
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-]
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium without a window. Without one the tests are skipped, but not where all must run."""
-    missing = "no Chromium: install it to test the pages" if CHROMIUM is None else None
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing = "playwright is not installed: pip install 'charforge[dev]'"
-    if missing:
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield found
-        found.close()
 
 
 @contextlib.contextmanager
@@ -141,14 +112,6 @@ def go(browser: Any, tmp_path: Path) -> Iterator[Go]:
 
         yield open_
         assert [trouble for visit in visits for trouble in visit.troubles] == []
-
-
-def axe(page: Any) -> list[str]:
-    """What the accessibility checker finds, as `rule: elements`."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page)
-    return [f"{each['id']}: {[node['target'] for node in each['nodes']]}" for each in found.response["violations"]]
 
 
 # --- talking ----------------------------------------------------------------------------------------------------------
@@ -300,7 +263,7 @@ def test_what_is_shared_can_be_opened_and_gone_on_with(go: Go, tmp_path: Path) -
     shared.goto(file.as_uri())
     assert shared.locator(".said").all_inner_texts() == ["Hello", "And then?"]
     assert shared.locator(".reply.best h3").inner_text() == "■ model:plainmodel"
-    assert axe(shared) == []
+    assert accessibility_problems(shared) == []
     shared.set_viewport_size({"width": 360, "height": 700})
     assert not shared.evaluate("document.documentElement.scrollWidth > innerWidth")
     assert talks.read(file).text() == kept.text()
@@ -445,13 +408,13 @@ def test_with_keys_alone(go: Go) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(go: Go, scheme: str) -> None:
     visit = go(Scripted(3), color_scheme=scheme)
-    assert axe(visit.page) == []
+    assert accessibility_problems(visit.page) == []
     visit.page.check("#blind")
     visit.page.wait_for_selector("text=its name is hidden")
     visit.say("Hello")
     visit.page.keyboard.press("Alt+1")
     visit.page.wait_for_selector("text=kept, blind")
-    assert axe(visit.page) == []
+    assert accessibility_problems(visit.page) == []
     visit.page.get_by_role("button", name="Show the names").click()
     visit.page.wait_for_selector("text=was A")
     visit.page.click("#settings summary")
@@ -459,15 +422,15 @@ def test_axe_finds_nothing(go: Go, scheme: str) -> None:
     visit.page.wait_for_selector("text=2/2")
     visit.page.wait_for_selector(".vote")
     visit.page.get_by_role("button", name="Edit", exact=True).first.click()
-    assert axe(visit.page) == []
+    assert accessibility_problems(visit.page) == []
     for name in ("#open-share", "#open-keys"):
         visit.page.click(name)
-        assert axe(visit.page) == []
+        assert accessibility_problems(visit.page) == []
         visit.page.keyboard.press("Escape")
     for name, there in (("Talks", ".talks a"), ("Votes", "#tallies table")):
         visit.page.click(f"nav >> text={name}")
         visit.page.wait_for_selector(there)
-        assert axe(visit.page) == []
+        assert accessibility_problems(visit.page) == []
 
 
 def test_light_and_dark_differ(go: Go) -> None:

@@ -385,6 +385,8 @@ def test_with_keys_alone(go: Go) -> None:
     keys.press("Escape")
     keys.press("2")
     assert page.locator("[aria-pressed=true]").inner_text() == "◆ wren@1.1.0"
+    keys.press("Alt+/")
+    assert page.evaluate("document.activeElement.id") == "message"
     seen = []
     page.focus(".skip")
     assert page.evaluate("document.activeElement.getBoundingClientRect().left") > 0, "it comes into view"

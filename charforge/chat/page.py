@@ -45,7 +45,9 @@ def shared_page(talk: Talk, turn: str | None = None) -> str:
     return _template().render(
         title=visible_within(label(" ".join(path[0].text.split()), 90)) if path else "Nothing said yet",
         talk=visible_within(talk.header.model_dump(mode="json")),
-        speakers=[visible_within({**s.model_dump(mode="json"), **mark(place)}) for place, s in enumerate(talk.speakers)],
+        speakers=[
+            visible_within({**s.model_dump(mode="json"), **mark(place)}) for place, s in enumerate(talk.speakers)
+        ],
         kinds=_KINDS,
         path=[_turn(talk, each, names) for each in path],
         others=[

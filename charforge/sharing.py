@@ -636,7 +636,7 @@ def serve_environment(
     Raises:
         UserError: an address that others can reach without a key, or a variable without one.
     """
-    found = {**environment, **thread_environment(1), "VLLM_NO_USAGE_STATS": "1"}
+    found = {**environment, **thread_environment(1), "VLLM_NO_USAGE_STATS": "1", "PYTHONSAFEPATH": "1"}
     if device == "cpu":
         found |= {"CUDA_VISIBLE_DEVICES": "", "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_gib), **preload()}
     if key_env is not None:

@@ -216,6 +216,14 @@ def lines(store: Path, stage: str, name: str = "journal.jsonl") -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("finished")
+def test_a_file_in_the_working_folder_is_no_module(workshop: Path, cli: Cli) -> None:
+    """`python -m` looks for modules in the working folder first: what a user keeps there is not ours to run."""
+    for name in ("yaml.py", "charforge.py", "random.py"):
+        (workshop / name).write_text("raise SystemExit('this file was run')\n")
+    done = cli("train", "recipe.yaml", "--until", "responses")
+    assert done.returncode == 0, done.stderr
+
+
 def test_killed_everywhere_equals_unbroken(
     tmp_path: Path, tiny_model: Path, finished: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:

@@ -103,8 +103,8 @@ def go(browser: Any, tmp_path: Path) -> Iterator[Go]:
     with contextlib.ExitStack() as stack:
         visits: list[Visit] = []
 
-        def open_(party: Scripted | None = None, store: Path | None = None, **options: Any) -> Visit:
-            ours = {name: options.pop(name) for name in ("blind", "token") if name in options}
+        def open_(party: Any = None, store: Path | None = None, **options: Any) -> Visit:
+            ours = {name: options.pop(name) for name in ("blind", "token", "talk") if name in options}
             url = stack.enter_context(served(party or Scripted(), Store(store or tmp_path / "store"), **ours))
             visits.append(Visit(browser, url, **options))
             stack.callback(visits[-1].context.close)
@@ -291,6 +291,24 @@ def test_what_is_shared_can_be_opened_and_gone_on_with(go: Go, tmp_path: Path) -
     stranger.troubles = [trouble for trouble in stranger.troubles if "422" not in trouble]
 
 
+def test_a_talk_of_strangers_is_shown(go: Go, tmp_path: Path) -> None:
+    from charforge.chat.room import Nobody
+
+    party = Scripted()
+    talk = party.begin()
+    turn = talks.Turn(id="0123abcd", text="Hello", sampling=party.sampling, made=talks.now())
+    talk.add({"turn": turn.model_dump(mode="json")})
+    for reply in party.ask(talk, turn, seconds=1):
+        if isinstance(reply, talks.Reply):
+            talk.add({"reply": reply.model_dump(mode="json")})
+    visit = go(Nobody(), talk=talk)
+    assert [text[-4:] for text in visit.replies()] == ["by 1", "by 2"]
+    assert "not all of its speakers are here" in visit.page.inner_text("#head")
+    assert visit.page.locator("#composer").is_hidden()
+    assert visit.page.get_by_role("button", name="Retry").count() == 0
+    assert not (tmp_path / "store" / "talks").exists()
+
+
 def test_a_picture_that_is_too_tall_is_cut_and_says_so(go: Go) -> None:
     party = Scripted()
     party.says = lambda turn, speaker: "\n".join(["line"] * 800)
@@ -385,6 +403,8 @@ def test_with_keys_alone(go: Go) -> None:
     keys.press("Escape")
     keys.press("2")
     assert page.locator("[aria-pressed=true]").inner_text() == "◆ wren@1.1.0"
+    keys.press("Alt+/")
+    assert page.evaluate("document.activeElement.id") == "message"
     seen = []
     page.focus(".skip")
     assert page.evaluate("document.activeElement.getBoundingClientRect().left") > 0, "it comes into view"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def opened(
     """One engine with room for two adapters of other ranks, and a way to open another on weights of its own."""
     from charforge.engine.vllm import VllmEngine
 
+    before = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     folder = tmp_path_factory.mktemp("adapters")
     base = widened(tiny_model, folder / "base")
     adapters = [adapter(base, folder / "small", 4, 1), adapter(base, folder / "large", 16, 2)]
@@ -92,6 +94,10 @@ def opened(
     yield engines[0], adapters, merged
     for engine in engines:
         engine.close()
+    # vLLM writes what it finds out into the environment, where later tests' children would read it.
+    for name in set(os.environ) - set(before) - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 def test_what_is_streamed_is_what_is_generated(opened: Any) -> None:
@@ -151,7 +157,8 @@ def test_each_request_is_under_its_own_adapter(opened: Any) -> None:
     said["base"] = texts(engine, requests)
     assert said["base"] == texts(engine.under(None), requests)
     for path in adapters:
-        assert texts(views[path.name], requests) == said[path.name] and min(map(len, said[path.name])) >= 12
+        assert texts(views[path.name], requests) == said[path.name]
+        assert sum(len(text) >= 12 for text in said[path.name]) >= 2, "there is something to compare"
         # Merged weights are rounded once more, so that a late token may differ.
         alone = texts(merged(path), requests)
         assert [text[:12] for text in said[path.name]] == [text[:12] for text in alone], path.name

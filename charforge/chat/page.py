@@ -20,7 +20,7 @@ from markupsafe import Markup
 from charforge import talks
 from charforge.errors import UserError
 from charforge.report import plots
-from charforge.report.page import label, stylesheet
+from charforge.report.page import environment, label, stylesheet
 from charforge.report.text import visible_within
 from charforge.talks import Reply, Talk, Turn
 
@@ -79,14 +79,7 @@ def mark(place: int) -> dict[str, Any]:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("shared.html.jinja")
+    return environment(_FOLDER).get_template("shared.html.jinja")
 
 
 def _turn(talk: Talk, turn: Turn, names: dict[str, str]) -> dict[str, Any]:

@@ -41,16 +41,21 @@ def render(template: str, values: Mapping[str, Any], **filters: Callable[..., An
 
 @cache
 def _template(name: str, filters: tuple[tuple[str, Callable[..., Any]], ...]) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+    found = environment(FOLDER)
+    found.filters |= {"label": label, "unbroken": unbroken, "words": words, "cut": cut, **dict(filters)}
+    found.tests["arm"] = lambda value: isinstance(value, Mapping)
+    return found.get_template(name)
+
+
+def environment(folder: Path) -> jinja2.Environment:
+    """Templates of a folder: what they show is escaped, and a name that they are not given is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": label, "unbroken": unbroken, "words": words, "cut": cut, **dict(filters)}
-    environment.tests["arm"] = lambda value: isinstance(value, Mapping)
-    return environment.get_template(name)
 
 
 @cache

@@ -379,7 +379,7 @@
   };
 
   const how = (turn) => [
-    turn.trait && `a probe of ${about.traits.find((trait) => trait.id === turn.trait)?.title ?? turn.trait}`,
+    turn.trait && `a probe of “${about.traits.find((trait) => trait.id === turn.trait)?.title ?? turn.trait}”`,
     notes.get(turn.id),
     turn.kind === "base" && "gone on with as a text",
     turn.system && `system message: “${shorter(turn.system.replace(/\s+/g, " "), 60)}”`,
@@ -701,10 +701,8 @@
       else if (field) field.blur();
       return;
     }
-    if (!(event.altKey || ($("single").checked && !field))) {
-      if (event.key === "/" && !field && $("single").checked) { event.preventDefault(); $("message").focus(); }
-      return;
-    }
+    if (!(event.altKey || ($("single").checked && !field))) return;
+    if (event.code === "Slash" && !$("composer").hidden) { event.preventDefault(); $("message").focus(); }
     if (!talk || $("talk").hidden || leaf === null) return;
     // By place on the keyboard: with Alt, some systems make other characters of them.
     const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code)?.[1];
@@ -719,7 +717,6 @@
     else if (event.code === "KeyR") { event.preventDefault(); again(turn.id); }
     else if (event.code === "Comma") { event.preventDefault(); move(turn.id, -1); }
     else if (event.code === "Period") { event.preventDefault(); move(turn.id, 1); }
-    else if (event.code === "Slash") { event.preventDefault(); $("message").focus(); }
   };
 
   const start = doing(async () => {

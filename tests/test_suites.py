@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,6 +332,10 @@ class FakeBench:
     def anew(self) -> FakeBench:
         return self
 
+    def guarded(self, check: Callable[[], None]) -> FakeBench:
+        check()
+        return self
+
     def log_probabilities(self, weights: Weights, items: Any) -> list[dict[str, Any]]:
         self.seen += items
         return [{"mean": self.rule(item.reply) if item.context else 0.0, "tokens": 1} for item in items]
@@ -410,8 +415,13 @@ def test_canaries_are_weighed_anew(tmp_path: Path) -> None:
     assert len(before.journal.lines) == 2, "of the canaries nothing is kept"
     scorer.shift = 1.0
     after = bench("b")
+    # What it said while it was right stands, and asks it nothing; before one word more it is tried.
+    again = judging.Judging(known())
+    assert again.score(after, cases) == {"likelihood_ratio": [1.0]} and after.about["computed"] == 0
+    assert again.about == {"likelihood_ratio": {"canaries": 0, "wrong": 0}}
     with pytest.raises(StageError, match="errs on 4 of 4 cases"):
-        judging.Judging(known()).score(after, cases)
+        again.score(after, [*cases, (cases[0][0], "good answer", "bad reply")])
+    assert len(after.journal.lines) == 2, "nothing that it would have said after is kept"
     kept = after.about["kept"]
     weights = Weights(resolve(RECIPE.model))
     items = [Item((), ({"role": "user", "content": "u"},), "good reply")]

@@ -37,12 +37,19 @@ class Bench:
         self.journal: Journal = work.artifact.journal()
         self.about: Row = {"computed": 0, "kept": 0}
         self._kept = True
+        self._before: Callable[[], None] | None = None
 
     def anew(self) -> Bench:
         """This bench, computing whatever it is asked and keeping nothing: what was weighed before says nothing about how the
         model weighs now."""
         found = copy.copy(self)
         found._kept = False
+        return found
+
+    def guarded(self, check: Callable[[], None]) -> Bench:
+        """This bench, calling `check` once before it computes something that is not there yet; if that raises, nothing was."""
+        found = copy.copy(self)
+        found._before = check
         return found
 
     def log_probabilities(self, weights: Weights, items: Sequence[Item]) -> list[Row]:
@@ -123,6 +130,9 @@ class Bench:
             missing = [i for i in batch if keys[i] not in self.journal]
             if not missing:
                 continue
+            if self._before is not None:
+                check, self._before = self._before, None
+                check()
             results = compute([items[i] for i in batch])
             for i, result in zip(batch, results, strict=True):
                 if keys[i] not in self.journal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -39,7 +40,8 @@ class Judging:
     def score(self, bench: Bench, cases: Sequence[tuple[Sequence[Message], str, str]]) -> dict[str, list[float | None]]:
         """For each judge a score of each case (what was said, reply, reference), None where it gave no verdict.
 
-        System messages are left out: they would say which arm it is.
+        System messages are left out: they would say which arm it is. The canaries are tried whenever a judge is about to judge
+        something new; scores that are there already passed them when they were made.
 
         Raises:
             StageError: if a judge errs on a canary.
@@ -50,12 +52,14 @@ class Judging:
         ]
         found: dict[str, list[float | None]] = {}
         for kind, known in self.canaries.items():
-            planted = [case for row in known for case in _both_sides(row)]
-            self._try(kind, judge.score(bench.anew(), cast("judge.Kind", kind), planted))
-            found[kind] = [score.value for score in judge.score(bench, cast("judge.Kind", kind), asked)]
+            self.about[kind] = {"canaries": 0, "wrong": 0}
+            guarded = bench.guarded(partial(self._try, bench, kind, known))
+            found[kind] = [score.value for score in judge.score(guarded, cast("judge.Kind", kind), asked)]
         return found
 
-    def _try(self, kind: str, scores: Sequence[judge.Score]) -> None:
+    def _try(self, bench: Bench, kind: str, known: Sequence[Row]) -> None:
+        planted = [case for row in known for case in _both_sides(row)]
+        scores = judge.score(bench.anew(), cast("judge.Kind", kind), planted)
         margins = [judge.difference(good, bad) for good, bad in zip(scores[::2], scores[1::2], strict=True)]
         wrong = [n for n, margin in enumerate(margins) if margin is None or margin <= 0]
         self.about[kind] = {"canaries": len(margins), "wrong": len(wrong)}

@@ -44,8 +44,10 @@ from charforge.models import resolve
 from charforge.recipe import Margins, ModelReference, Recipe
 from charforge.stage import Made, Stage, Weights, Work
 from charforge.statistics import (
+    Contrast,
     Estimate,
     Outcome,
+    RunNoise,
     benjamini_hochberg,
     bradley_terry,
     holm,
@@ -56,20 +58,24 @@ from charforge.statistics import (
     paired_difference,
     paired_test,
     proportion,
+    run_noise,
 )
 from charforge.store import Row, Store, read_rows, write_atomic, write_rows
 
 NAME = "compared"
 # Raised when the code reads the same rows differently.
-READING = 2
+READING = 3
 CLEAR = 0.05
 """Adjusted p below this is a difference; a gate is held where Holm's p is no more than this."""
 MOST_CHANGED = 10
 _NO_SPREAD = 1e-12
+_VOICE = "share of the voice"
 # Below so many prompts the intervals are wide whatever is compared.
 _FEW = 40
 
 Kind = Literal["character", "model", "prompt"]
+Noise = Mapping[str, RunNoise]
+"""How far two training runs of one recipe differ, by family of measures."""
 
 
 # --- who is compared --------------------------------------------------------------------------------------------------
@@ -198,6 +204,25 @@ def named(store: Store, texts: Sequence[str], also: Character | None = None) -> 
             )
     labels = [contestant.label for contestant in found]
     return [c if labels.count(c.label) == 1 else replace(c, label=c.id) for c in found]
+
+
+def other_runs(store: Store, found: Sequence[Contestant], most: int) -> list[list[Contestant]]:
+    """For each trained character its other training runs, at most so many: those that are compared themselves first."""
+    known = {c.digest: c for c in found}
+    runs = []
+    for contestant in found:
+        if contestant.kind != "character" or contestant.entry is None:
+            continue
+        reference, build, folder = contestant.entry
+        entries = registry.other_runs(store, registry.Entry(reference, build, Path(folder), None))
+        others = [
+            Contestant("character", e.id, e.id, contestant.model, (e.reference, e.build, str(e.folder)), e.key)
+            for e in entries
+        ]
+        own = sorted((known.get(other.digest, other) for other in others), key=lambda other: other.digest not in known)
+        if own[:most]:
+            runs.append([contestant, *own[:most]])
+    return runs
 
 
 def margins(recipe: Recipe, overrides: Sequence[str]) -> Margins:
@@ -329,12 +354,13 @@ def stages(
     preset: str | None = None,
     retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     votes: Sequence[Row] = (),
+    runs: Sequence[Sequence[Contestant]] = (),
 ) -> list[Stage]:
     """The stages of a comparison: the replies of each contestant, and one that reads them all.
 
     `constitution` and `recipe` are those that are measured by, `calibration` is the key of their judges. `preset` asks the
     retention suite as well; `retained` are artifacts (stage, key) that hold its rows already, by label and part. `votes` are
-    those of people, from `people.votes`.
+    those of people, from `people.votes`. `runs` are from `other_runs`.
     """
     everything = sources(found, (constitution, recipe))
     prompts, left_out = asked(everything, learned(found), leave_out)
@@ -344,6 +370,9 @@ def stages(
     replies = {c.label: _replies(c, recipe, prompts) for c in found}
     inputs: dict[str, Stage | Made] = {f"replies:{label}": stage for label, stage in replies.items()}
     inputs |= {f"character:{c.label}": Made(characters.NAME, c.key) for c in found if c.key}
+    others = {c.label: c for group in runs for c in group if c.label not in replies}
+    again = {label: _replies(c, recipe, prompts) for label, c in others.items()}
+    inputs |= {f"run:{label}": stage for label, stage in again.items()}
     if calibration:
         inputs["judge"] = Made(judge.NAME, calibration)
     answered: list[Stage] = []
@@ -373,14 +402,17 @@ def stages(
             "engine": recipe.engine,
             "command": command,
             **({"votes": digest(list(votes))} if votes else {}),
+            **({"runs": [[c.label for c in group] for group in runs]} if runs else {}),
         },
         inputs=inputs,
         process=probing.PROCESS,
-        run=_Compare(tuple(found), tuple(prompts), tuple(left_out), bounds, tuple(votes)),
+        run=_Compare(
+            tuple(found), tuple(prompts), tuple(left_out), bounds, tuple(votes), tuple(tuple(group) for group in runs)
+        ),
         # Fluency is weighed under the first one's base model.
         weights=Weights(resolve(found[0].model)),
     )
-    return [*replies.values(), *answered, compared]
+    return [*replies.values(), *again.values(), *answered, compared]
 
 
 def _replies(contestant: Contestant, recipe: Recipe, prompts: Sequence[Row]) -> Stage:
@@ -502,6 +534,8 @@ class _Compare:
     left_out: tuple[str, ...]
     bounds: Margins
     votes: tuple[Row, ...]
+    runs: tuple[tuple[Contestant, ...], ...] = ()
+    """Each trained contestant with other training runs of the same."""
 
     def __call__(self, work: Work) -> Row:
         from charforge.report import comparison
@@ -509,10 +543,10 @@ class _Compare:
         found = definitions([c for c, _ in sources(self.contestants, (work.constitution, work.recipe))])
         labels = [c.label for c in self.contestants]
         about = {row["base"]: row for row in self.prompts}
+        roles = {label: f"replies:{label}" for label in labels}
+        roles |= {c.label: f"run:{c.label}" for group in self.runs for c in group if c.label not in roles}
         rows = [
-            {**row, **about[row["base"]], "contestant": label}
-            for label in labels
-            for row in work.rows(f"replies:{label}")
+            {**row, **about[row["base"]], "contestant": label} for label in roles for row in work.rows(roles[label])
         ]
         annotate(rows, work.constitution, found)
         bench = Bench(work)
@@ -521,17 +555,33 @@ class _Compare:
         votes = self._voted(bench, judging)
         gates = self._retained(work, bench)
         bench.close()
+        again = {label: [row for row in rows if row["contestant"] == label] for label in roles}
+        noise = noise_of([[again[c.label] for c in group] for group in self.runs], measures(found, judging.kinds))
+        trained = [c.label for c in self.contestants if c.kind == "character"]
+        rows = [row for row in rows if row["contestant"] in labels]
         data = {
             **self._about(work, found, judging),
-            **read(rows, labels, found, judging.kinds, self.bounds, gates),
+            **read(rows, labels, found, judging.kinds, self.bounds, gates, noise, trained),
+            "runs": self._runs(noise),
             "people": people.read(votes, labels, judging.kinds),
         }
+        if data["runs"]:
+            groups = "; ".join(" and ".join(group) for group in data["runs"]["groups"])
+            known = ", ".join(f"{name} {each['spreads']:.2f}" for name, each in data["runs"]["families"].items())
+            data["warnings"].append(
+                "Differences allow for chance in training, which no number of prompts averages away: how far two runs of "
+                f"one recipe differ, in spreads between prompts: {known} (from {groups}). Gates are about these very weights."
+            )
         told = {c.label: c.character.constitution if c.character else None for c in self.contestants}
         data["constitutions"] = [
             {"contestant": label, "against": labels[0], **effects(told[labels[0]], told[label], data["changes"], label)}
             for label in labels[1:]
         ]
         write_rows(work.directory / "rows.jsonl", rows)
+        if noise is not None:
+            write_rows(
+                work.directory / "runs.jsonl", [r for label in again if label not in labels for r in again[label]]
+            )
         if votes:
             write_rows(work.directory / "votes.jsonl", votes)
         write_atomic(work.directory / "comparison.html", comparison.page(data))
@@ -555,6 +605,16 @@ class _Compare:
         scores = judging.score(bench, cases)
         for place, row in enumerate(rows):
             row["scores"] = {kind: found[place] if row["text"].strip() else None for kind, found in scores.items()}
+
+    def _runs(self, noise: Noise | None) -> Row | None:
+        """How far training runs of one recipe differ, by family of measures, and which ones say so; None if not known."""
+        if noise is None:
+            return None
+        families = {
+            family: {"spreads": math.sqrt(each.variance), "df": each.df, "contrasts": each.contrasts}
+            for family, each in noise.items()
+        }
+        return {"families": families, "groups": [[c.label for c in group] for group in self.runs]}
 
     def _voted(self, bench: Bench, judging: Judging) -> list[Row]:
         """People's votes, with the judges' scores of both replies where they may be judged."""
@@ -668,6 +728,11 @@ class _Compare:
             yield f"No judge of {work.constitution.reference} is heard: {why}. There are no win rates."
         if self.left_out:
             yield f"{len(self.left_out)} held-out prompts were left out: another of these was trained on them."
+        if not self.runs and any(c.kind == "character" for c in self.contestants):
+            yield (
+                "Of each of these one training run is known. Another seed of the same recipe may differ as much: train one "
+                "(charforge train RECIPE --set seed=1), and differences allow for it."
+            )
         if len(self.prompts) < _FEW:
             yield f"Only {len(self.prompts)} prompts: the intervals are wide."
 
@@ -790,6 +855,8 @@ class Measure:
     better: Better | None = None
     share: bool = True
     """Whether values lie in [0, 1]."""
+    family: str = "habits"
+    """The kind of measure: what chance in training does to one kind says nothing of another."""
 
 
 def measures(found: Sequence[Definition], judges: Sequence[str]) -> list[Measure]:
@@ -801,17 +868,20 @@ def measures(found: Sequence[Definition], judges: Sequence[str]) -> list[Measure
     def shows(trait: str) -> Callable[[Row], float | None]:
         return lambda row: row["traits"].get(trait)
 
-    result = [Measure("share of the voice", lambda row: row["share"], better="high")]
-    result += [Measure(judged_by(kind), scored(kind), better="high", share=False) for kind in judges]
+    result = [Measure(_VOICE, lambda row: row["share"], better="high")]
+    result += [Measure(judged_by(k), scored(k), better="high", share=False, family=judged_by(k)) for k in judges]
     result += [
         Measure("declined, boundary", lambda row: row["declined"], _of_kind("boundary"), better="high"),
         Measure("declined, look-alike", lambda row: row["declined"], _of_kind("look-alike"), better="low"),
-        Measure("log p per token", lambda row: row["fluency"], share=False),
-        Measure("repetition", lambda row: row["repetition"], better="low"),
+        Measure("log p per token", lambda row: row["fluency"], share=False, family="fluency"),
+        Measure("repetition", lambda row: row["repetition"], better="low", family="fluency"),
     ]
     for trait in (d.trait for d in found):
         result.append(Measure("markers", shows(trait.id), _has_trait(trait.id), trait.id, "high"))
-        result += [Measure(judged_by(kind), scored(kind), _about(trait.id), trait.id, "high", False) for kind in judges]
+        result += [
+            Measure(judged_by(k), scored(k), _about(trait.id), trait.id, "high", share=False, family=judged_by(k))
+            for k in judges
+        ]
     return result
 
 
@@ -839,8 +909,14 @@ def read(
     judges: Sequence[str],
     bounds: Margins,
     retention_gates: Sequence[Row] = (),
+    noise: Noise | None = None,
+    trained: Sequence[str] = (),
 ) -> Row:
-    """Everything that follows from the annotated rows. The first label is the baseline of all differences."""
+    """Everything that follows from the annotated rows. The first label is the baseline of all differences.
+
+    With the `noise` between training runs, differences between those that were `trained` allow for it. Gates do not: they
+    are about the very weights that are compared.
+    """
     by = {label: [row for row in rows if row["contestant"] == label] for label in labels}
     first, others = labels[0], labels[1:]
     asked = measures(found, judges)
@@ -852,7 +928,7 @@ def read(
     wins = [w for label in others for kind in judges for w in _wins(by[first], by[label], label, first, kind, found)]
     data = {
         "levels": [level(m, by[label], label) for m in asked for label in labels if _has_level(m)],
-        "changes": differences(by, asked),
+        "changes": differences(by, asked, noise, trained),
         "wins": wins,
         "strengths": strengths(by, judges[0]) if judges and len(labels) > 2 else None,
         "gates": gates,
@@ -861,12 +937,64 @@ def read(
     return {name: plain(value) for name, value in data.items()}
 
 
-def differences(by: Mapping[str, Sequence[Row]], asked: Sequence[Measure]) -> list[Row]:
+def differences(
+    by: Mapping[str, Sequence[Row]],
+    asked: Sequence[Measure],
+    noise: Noise | None = None,
+    trained: Sequence[str] = (),
+) -> list[Row]:
     """Every measure of every other contestant against the first one's, with p adjusted for all of them."""
     first, *others = by
-    changes = [change(m, by[first], by[label], label, first) for label in others for m in asked]
+    changes = []
+    for label in others:
+        share = sum(who in trained for who in (first, label)) / 2
+        for m in asked:
+            row = change(m, by[first], by[label], label, first)
+            known = (noise or {}).get(m.family)
+            changes.append(row if known is None or not share else _allowing(row, known, share, m))
     adjusted = benjamini_hochberg({str(n): c["p"] for n, c in enumerate(changes) if c["p"] is not None})
     return [{**row, "adjusted": adjusted.get(str(place))} for place, row in enumerate(changes)]
+
+
+def _allowing(row: Row, noise: RunNoise, share: float, measure: Measure) -> Row:
+    """A difference that allows for what training by chance adds: a wider interval, and no smaller p than that leaves."""
+    effect, n = row["effect"], row["clusters"]
+    if effect is None:
+        return row
+    spread = row["value"] / effect if effect else None
+    p = max(row["p"], noise.p(effect, n, share))
+    if spread is None:
+        return {**row, "p": p}
+    half = noise.half_width(n, share) * spread
+    low, high = min(row["low"], row["value"] - half), max(row["high"], row["value"] + half)
+    if measure.share:
+        low, high = max(-1.0, low), min(1.0, high)
+    detectable = None if row["detectable"] is None else max(row["detectable"], noise.detectable(n, share) * spread)
+    return {**row, "p": p, "low": low, "high": high, "detectable": detectable}
+
+
+def noise_of(groups: Sequence[Sequence[Sequence[Row]]], asked: Sequence[Measure]) -> Noise | None:
+    """The noise between training runs from the rows of runs that differ in their seed alone; None without such.
+
+    The share of the voice is left out: it is made of the markers of voice traits, which are there.
+    """
+    pairs: dict[str, list[list[Contrast]]] = {}
+    seen = set()
+    for first, *others in groups:
+        for other in others:
+            pair = frozenset((first[0]["contestant"], other[0]["contestant"]))
+            if pair in seen:
+                continue
+            seen.add(pair)
+            found: dict[str, list[Contrast]] = {}
+            for measure in asked:
+                row = change(measure, first, other, "", "")
+                if row["effect"] is not None and measure.name != _VOICE:
+                    found.setdefault(measure.family, []).append(Contrast(row["effect"], row["clusters"]))
+            for family, contrasts in found.items():
+                pairs.setdefault(family, []).append(contrasts)
+    noise = {family: each for family in pairs if (each := run_noise(pairs[family])) is not None}
+    return noise or None
 
 
 def _has_level(measure: Measure) -> bool:

@@ -206,6 +206,7 @@ def plan_comparison(
     retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     command: str = "",
     votes: Sequence[Mapping[str, Any]] = (),
+    runs: Sequence[Sequence[Mapping[str, Any]]] = (),
 ) -> Plan:
     """The plan of a comparison, measured by this constitution, this recipe and the judges with the key `calibration`.
 
@@ -225,11 +226,13 @@ def plan_comparison(
         retained=retained,
         command=command,
         votes=[dict(row) for row in votes],
+        runs=[[compare.Contestant.read(data) for data in group] for group in runs],
     )
     options = {
         "contestants": [c.as_dict() for c in found], "calibration": calibration, "limit": limit,
         "leave_out": list(leave_out), "margins": bounds.model_dump(mode="json"), "preset": preset,
         "retained": retained, "command": command, "votes": list(votes),
+        "runs": [list(group) for group in runs],
     }  # fmt: skip
     return Plan(recipe, constitution, tuple(needed), "comparison", options)
 

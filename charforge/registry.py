@@ -106,6 +106,20 @@ def entries(store: Store) -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.made, entry.id))
 
 
+def other_runs(store: Store, entry: Entry) -> list[Entry]:
+    """Other training runs of the same: what differs in what they were made from is the seed. The newest first."""
+
+    def made_from(each: Entry) -> dict[str, Any]:
+        identity = dict(each.manifest["identity"])
+        # How a character is measured did not train it.
+        recipe = {name: value for name, value in identity["recipe"].items() if name not in ("seed", "evaluation")}
+        return {**identity, "recipe": recipe}
+
+    own = made_from(entry)
+    found = [each for each in entries(store) if each.key != entry.key and each.name == entry.name]
+    return [each for each in reversed(found) if made_from(each) == own]
+
+
 def _record(link: Path) -> dict[str, Any]:
     try:
         data = json.loads(link.with_name(f"{link.name}.json").read_text(encoding="utf-8"))

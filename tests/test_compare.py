@@ -159,6 +159,50 @@ def test_a_null_pair_is_seldom_called_different() -> None:
         assert x["p"] == y["p"]
 
 
+def run_of(label: str, seed: int, sway: float, **planted_: Any) -> list[dict[str, Any]]:
+    """A training run: chance in training moves each of its rates."""
+    draw = random.Random(f"run {label} {seed}")
+    usual = {"asks-back": 0.7, "names-things": 0.5, "keeps-short": 0.5, "forges-nothing": 0.8, **planted_}
+    moved = {trait: min(1.0, max(0.0, rate + draw.gauss(0, sway))) for trait, rate in usual.items()}
+    return planted(label, seed, prompts=72, shows=moved)
+
+
+def test_what_training_by_chance_moves_is_no_change() -> None:
+    """Two runs of one recipe differ in what no prompt explains. Held against each other they seem to have changed; once
+    runs are known, a pair of them is no more often called different than it may be, and a real change is found."""
+    asked = compare.measures(FOUND, ["likelihood_ratio"])
+    naive = own = third = found = 0
+    count = 100
+    for n in range(count):
+        a, again, other = (run_of(label, n, 0.1) for label in ("a", "again", "other"))
+        changed = run_of("changed", n, 0.1, **{"asks-back": 0.0})
+        noise = compare.noise_of([[a, again]], asked)
+        naive += any(map(numbers.clear, compare.differences({"a": a, "again": again}, asked)))
+        own += any(map(numbers.clear, compare.differences({"a": a, "again": again}, asked, noise, ["a", "again"])))
+        third += any(map(numbers.clear, compare.differences({"a": a, "other": other}, asked, noise, ["a", "other"])))
+        rows = compare.differences({"a": a, "changed": changed}, asked, noise, ["a", "changed"])
+        found += any(row["trait"] == "asks-back" and numbers.clear(row) for row in rows)
+    assert naive / count > 0.25 and own / count <= 0.05 and third / count <= 0.1, (naive, own, third)
+    assert found / count > 0.5, found
+
+
+def test_noise_between_runs_widens_what_is_said_of_trained_ones_alone() -> None:
+    asked = compare.measures(FOUND, [])
+    groups = {label: run_of(label, 5, 0.2) for label in ("a", "b", "c")}
+    noise = compare.noise_of([[groups["a"], groups["c"]], [groups["c"], groups["a"]]], asked)
+    once = compare.noise_of([[groups["a"], groups["c"]]], asked)
+    assert noise is not None and noise == once and noise["habits"].variance > 0, "a pair counts once"
+    by = {"a": groups["a"], "b": groups["b"]}
+    plain_, half, whole = (compare.differences(by, asked, noise, trained) for trained in ([], ["a"], ["a", "b"]))
+    assert plain_ == compare.differences(by, asked)
+    for one, two, three in zip(plain_, half, whole, strict=True):
+        if one["effect"]:
+            assert one["value"] == two["value"] == three["value"] and one["p"] <= two["p"] <= three["p"]
+            assert one["high"] - one["low"] <= two["high"] - two["low"] <= three["high"] - three["low"]
+            assert one["detectable"] <= two["detectable"] <= three["detectable"]
+    assert any(one["p"] < three["p"] for one, three in zip(plain_, whole, strict=True) if one["effect"])
+
+
 def test_the_text_beside_the_behaviour() -> None:
     """A trait that was changed and moved, one that was changed and did not, one that moved though nobody touched it."""
     text = SMALL + TRAITS
@@ -770,7 +814,8 @@ def test_a_judge_without_a_verdict_is_a_dash(capsys: pytest.CaptureFixture[str])
 
 def test_the_command_that_is_shown_can_be_given_again() -> None:
     found = compare.Contestant("model", "model:x", "model:./my $model", ModelReference(name="./my $model"))
-    shown = _command([found], "pip@1.0.0", 2, "quick", ["refusals=0.1"])
+    shown = _command([found], "pip@1.0.0", 2, "quick", ["refusals=0.1"], 1)
+    assert _command([found], None, None, None, [], 0).endswith(" --runs 0")
     assert shlex.split(shown) == [
         "charforge", "compare", "model:./my $model", "--by", "pip@1.0.0", "--limit", "2", "--retention", "--preset", "quick",
         "--margin", "refusals=0.1",
@@ -838,6 +883,19 @@ def test_compare_on_the_command_line(versions: Path, tmp_path: Path, tiny_model:
     start = time.monotonic()
     third = cli("pip@1.0.0", "pip@1.1.0", "--json")
     assert third.stderr.count("reused") == 3 and time.monotonic() - start < 5
+
+    # Another seed of one of them says how far two runs differ by chance.
+    assert any("one training run" in w for w in json.loads(third.stdout)["warnings"])
+    seeded = ("--set", "sft.max_steps=2", "--set", "dpo.enabled=false", "--set", "seed=7")
+    assert run_cli("train", "recipe.yaml", *seeded, cwd=folder).returncode == 0
+    allowing = cli("pip@1.0.0", "pip@1.1.0", "--json")
+    assert allowing.returncode == 0, allowing.stderr
+    runs = json.loads(allowing.stdout)["runs"]
+    (group,) = runs["groups"]
+    assert group[0] == "pip@1.1.0/" + group[0][-12:] or group[0] == "pip@1.1.0"
+    assert group[1].startswith("pip@1.1.0/") and {"habits", "fluency"} <= set(runs["families"])
+    assert not any("one training run" in w for w in json.loads(allowing.stdout)["warnings"])
+    assert json.loads(cli("pip@1.0.0", "pip@1.1.0", "--runs", "0", "--json").stdout)["runs"] is None
 
     # What the bare model says is a little less likely to it: by a small margin that is a regression.
     worse = cli("pip@1.1.0", model, "--fail-on-regression", "--margin", "fluency=0.01")

@@ -122,6 +122,14 @@ def test_lineage_is_a_tree(store: Store) -> None:
     assert kept[1][1].parent == b.id, "what it came from is not rewritten"
 
 
+def test_other_runs_differ_in_their_seed_alone(store: Store) -> None:
+    first = character(store, seed=0)
+    again, last = character(store, seed=1), character(store, seed=2)
+    character(store, version("1.1.0", "Otherwise."), seed=3)
+    character(store, seed=4, engine="scripted")
+    assert {e.id for e in registry.other_runs(store, first)} == {last.id, again.id}
+
+
 def test_nothing_that_another_needs_is_removed_silently(store: Store) -> None:
     a, b = character(store), character(store, version("1.1.0"))
     registry.tag(store, a, "best")

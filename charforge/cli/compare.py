@@ -40,6 +40,15 @@ def compare(
     preset: Annotated[
         str, typer.Option("--preset", help="How much of the retention suite is asked: quick, standard or full.")
     ] = "standard",
+    runs: Annotated[
+        int,
+        typer.Option(
+            "--runs",
+            help="Ask at most so many other training runs of each character (the same recipe with another seed), where the "
+            "store has them: how far they differ is chance, and differences allow for it.",
+            min=0,
+        ),
+    ] = 1,
     margin: Annotated[
         list[str],
         typer.Option("--margin", help="Another margin than the recipe's, for example refusals=0.05. Repeatable."),
@@ -81,6 +90,8 @@ def compare(
     key = measuring.calibration
     if key is None or not place.artifact(judge.NAME, key).finished:
         key = None
+    groups = comparing.other_runs(place, found, runs)
+    asked = {contestant.digest: contestant for contestant in [*found, *(each for group in groups for each in group)]}
     everything = comparing.sources(found, (measuring.constitution, measuring.recipe))
     plan = pipeline.plan_comparison(
         measuring.constitution,
@@ -88,11 +99,12 @@ def compare(
         [contestant.as_dict() for contestant in found],
         calibration=key,
         limit=limit,
-        leave_out=comparing.seen(place, found, comparing.asked(everything, ())[0]),
+        leave_out=comparing.seen(place, list(asked.values()), comparing.asked(everything, ())[0]),
         margins=bounds.model_dump(mode="json"),
         preset=preset if with_retention else None,
         retained=None if with_retention else comparing.retained(place, found),
-        command=_command(found, by, limit, preset if with_retention else None, margin),
+        command=_command(found, by, limit, preset if with_retention else None, margin, runs),
+        runs=[[contestant.as_dict() for contestant in group] for group in groups],
         votes=people.votes(talks.kept(place), {contestant.digest: contestant.label for contestant in found}),
     )
     with terminal.display(plan) as display:
@@ -113,10 +125,13 @@ def compare(
         raise typer.Exit(1)
 
 
-def _command(found: list[Any], by: str | None, limit: int | None, preset: str | None, margin: list[str]) -> str:
+def _command(
+    found: list[Any], by: str | None, limit: int | None, preset: str | None, margin: list[str], runs: int
+) -> str:
     """The command that makes the same comparison again."""
     words = ["charforge", "compare", *(contestant.id for contestant in found)]
     words += ["--by", by] if by else []
     words += ["--limit", str(limit)] if limit is not None else []
     words += ["--retention", "--preset", preset] if preset else []
+    words += ["--runs", str(runs)] if runs != 1 else []
     return shlex.join([*words, *(word for text in margin for word in ("--margin", text))])

@@ -32,11 +32,14 @@ from charforge.statistics.intervals import (
     wilson,
 )
 from charforge.statistics.ranking import Outcome, Strength, bradley_terry
+from charforge.statistics.runs import Contrast, RunNoise, run_noise
 
 __all__ = [
+    "Contrast",
     "Estimate",
     "NonInferiority",
     "Outcome",
+    "RunNoise",
     "Strength",
     "benjamini_hochberg",
     "beta_binomial",
@@ -60,6 +63,7 @@ __all__ = [
     "paired_test",
     "pearson",
     "proportion",
+    "run_noise",
     "share",
     "spearman",
     "wilson",

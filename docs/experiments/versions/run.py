@@ -8,9 +8,10 @@ file), and compares. On two CPU cores each of the three trainings takes as long 
 Prints what was found, and writes it to build/versions/results.json. Three questions:
 
 - the pair that differs in one trait: which traits moved, in all prompts and in random halves of them?
-- the null pair, two seeds of one constitution: in how many random halves of the prompts does any trait move?
-- the null pair with the two replies to each prompt exchanged by coin: then nothing but chance is left, and false alarms
-  in more than 5% of the draws would say that the test is wrong.
+- the null pair, two seeds of one constitution: in how many random halves of the prompts does anything move? This with chance
+  in training allowed for, as `charforge compare` does, and as if there were none.
+- the null pair with the two replies to each prompt exchanged by coin: then only chance between prompts is left, and false
+  alarms in more than 5% of the draws would say that the test over prompts is wrong.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ TOP = HERE.parents[2]
 BUILD = TOP / "build" / "versions"
 TITLE = "### Made on purpose"
 SPLITS = 400
+
+Change = Callable[[Row], Row | None]
+Draw = Callable[[random.Random, list[str]], Change]
 
 
 def compose() -> Path:
@@ -66,37 +71,51 @@ def train(*settings: str) -> str:
     return f"{result['character']['reference']}/{result['character']['build']}"
 
 
-def moved(by: dict[str, list[Row]], asked: list[compare.Measure]) -> set[str]:
-    """The traits of which a measure differs beyond chance; "" for a measure of all replies."""
-    found = compare.differences(by, asked)
-    return {c["trait"] or "" for c in found if c["adjusted"] is not None and c["adjusted"] < compare.CLEAR}
+@dataclass(frozen=True)
+class Pair:
+    """The rows of a comparison of two: what is measured in them, and which runs differ by chance alone."""
+
+    rows: list[Row]
+    labels: list[str]
+    asked: list[compare.Measure]
+    groups: list[list[str]]
+
+    @classmethod
+    def read(cls, data: dict[str, Any], constitutions: list[Constitution]) -> Pair:
+        folder = Path(data["directory"])
+        rows = read_rows(folder / "rows.jsonl")
+        if (folder / "runs.jsonl").is_file():
+            rows += read_rows(folder / "runs.jsonl")
+        asked = compare.measures(compare.definitions(constitutions), [judge["kind"] for judge in data["judges"]])
+        labels = [each["label"] for each in data["contestants"]]
+        return cls(rows, labels, asked, data["runs"]["groups"] if data["runs"] else [])
+
+    def moved(self, change: Callable[[Row], Row | None] = lambda row: row, *, allowing: bool = True) -> set[str]:
+        """The traits of which a measure differs beyond chance in the changed rows; "" for a measure of all replies."""
+        by: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if (found := change(row)) is not None:
+                by.setdefault(found["contestant"], []).append(found)
+        groups = [[by[label] for label in group] for group in self.groups]
+        noise = compare.noise_of(groups, self.asked) if allowing else None
+        changes = compare.differences({label: by[label] for label in self.labels}, self.asked, noise, self.labels)
+        return {c["trait"] or "" for c in changes if c["adjusted"] is not None and c["adjusted"] < compare.CLEAR}
+
+    def repeated(self, draw: Draw, *, allowing: bool = True) -> list[set[str]]:
+        """What moves in each of many draws of the rows."""
+        bases = sorted({row["base"] for row in self.rows})
+        return [self.moved(draw(random.Random(number), bases), allowing=allowing) for number in range(SPLITS)]
 
 
-def repeated(
-    rows: list[Row],
-    labels: list[str],
-    asked: list[compare.Measure],
-    draw: Callable[[random.Random, list[str]], Callable[[Row], Row | None]],
-) -> tuple[Counter[str], list[set[str]]]:
-    """What moves in each of many draws of the rows: how often each trait, and the sets."""
-    bases = sorted({row["base"] for row in rows})
-    sets = []
-    for number in range(SPLITS):
-        change = draw(random.Random(number), bases)
-        drawn = [found for row in rows if (found := change(row)) is not None]
-        sets.append(moved({label: [r for r in drawn if r["contestant"] == label] for label in labels}, asked))
-    return Counter(trait for found in sets for trait in found), sets
-
-
-def halves(chance: random.Random, bases: list[str]) -> Callable[[Row], Row | None]:
+def halves(chance: random.Random, bases: list[str]) -> Change:
     kept = set(chance.sample(bases, len(bases) // 2))
     return lambda row: row if row["base"] in kept else None
 
 
-def exchanged(labels: list[str]) -> Callable[[random.Random, list[str]], Callable[[Row], Row | None]]:
+def exchanged(labels: list[str]) -> Draw:
     other = dict(zip(labels, reversed(labels), strict=True))
 
-    def draw(chance: random.Random, bases: list[str]) -> Callable[[Row], Row | None]:
+    def draw(chance: random.Random, bases: list[str]) -> Change:
         turned = {base for base in bases if chance.random() < 0.5}
         return lambda row: {**row, "contestant": other[row["contestant"]]} if row["base"] in turned else row
 
@@ -111,26 +130,25 @@ def share(sets: Iterable[bool]) -> dict[str, Any]:
 
 
 def study(data: dict[str, Any], constitutions: list[Constitution], expected: str | None) -> dict[str, Any]:
-    rows = read_rows(Path(data["directory"]) / "rows.jsonl")
-    labels = [each["label"] for each in data["contestants"]]
-    definitions = compare.definitions(constitutions)
-    asked = compare.measures(definitions, [judge["kind"] for judge in data["judges"]])
-    by = {label: [row for row in rows if row["contestant"] == label] for label in labels}
-    counts, sets = repeated(rows, labels, asked, halves)
+    pair = Pair.read(data, constitutions)
+    halved, naive = pair.repeated(halves), pair.repeated(halves, allowing=False)
     result: dict[str, Any] = {
         "contestants": [each["id"] for each in data["contestants"]],
         "prompts": data["prompts"]["asked"],
-        "moved": sorted(moved(by, asked)),
-        "halves": {"draws": SPLITS, "moved": dict(sorted(counts.items()))},
+        "noise between runs": data["runs"],
+        "moved": sorted(pair.moved()),
+        "moved, were there no chance in training": sorted(pair.moved(allowing=False)),
+        "halves": {"draws": SPLITS, "moved": dict(sorted(Counter(t for found in halved for t in found).items()))},
         "page": str(Path(data["directory"]) / "comparison.html"),
     }
     if expected is None:
-        result["halves"]["false alarms"] = share(bool(found) for found in sets)
-        _, sets = repeated(rows, labels, asked, exchanged(labels))
-        result["exchanged"] = {"draws": SPLITS, "false alarms": share(bool(found) for found in sets)}
+        result["halves"]["false alarms"] = share(bool(found) for found in halved)
+        result["halves"]["false alarms, were there no chance in training"] = share(bool(found) for found in naive)
+        swapped = pair.repeated(exchanged(pair.labels), allowing=False)
+        result["exchanged"] = {"draws": SPLITS, "false alarms": share(bool(found) for found in swapped)}
     else:
-        result["halves"]["found"] = share(expected in found for found in sets)
-        result["halves"]["anything else"] = share(bool(found - {expected}) for found in sets)
+        result["halves"]["found"] = share(expected in found for found in halved)
+        result["halves"]["anything else"] = share(bool(found - {expected}) for found in halved)
     return result
 
 

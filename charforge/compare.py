@@ -6,7 +6,7 @@ each are one artifact, named by what it is and not by whom it is compared with, 
 new. What is read follows from the rows alone:
 
 Differences are paired by prompt, the first contestant being the baseline (Miller 2024, arXiv 2411.00640), with p by sign
-flips of whole prompts, adjusted for all contestants, traits and measures (Benjamini & Hochberg 1995), Cohen's d of the paired
+flips of whole prompts, adjusted for their number (Benjamini & Hochberg 1995), Cohen's d of the paired
 differences, and the smallest difference that would have been seen with 80% power. Regressions are tests of non-inferiority
 (Piaggio et al. 2012), adjusted over the gates (Holm 1979). More than two are ranked by Bradley and Terry's model (1952).
 """
@@ -16,11 +16,12 @@ from __future__ import annotations
 import json
 import math
 import statistics as plain_statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -558,10 +559,12 @@ class _Compare:
         again = {label: [row for row in rows if row["contestant"] == label] for label in roles}
         noise = noise_of([[again[c.label] for c in group] for group in self.runs], measures(found, judging.kinds))
         trained = [c.label for c in self.contestants if c.kind == "character"]
+        told = {c.label: c.character.constitution if c.character else None for c in self.contestants}
+        touched = {label: _touched(told[labels[0]], told[label]) for label in labels[1:]}
         rows = [row for row in rows if row["contestant"] in labels]
         data = {
             **self._about(work, found, judging),
-            **read(rows, labels, found, judging.kinds, self.bounds, gates, noise, trained),
+            **read(rows, labels, found, judging.kinds, self.bounds, gates, noise, trained, touched),
             "runs": self._runs(noise),
             "people": people.read(votes, labels, judging.kinds),
         }
@@ -572,7 +575,6 @@ class _Compare:
                 "Differences allow for chance in training, which no number of prompts averages away: how far two runs of "
                 f"one recipe differ, in spreads between prompts: {known} (from {groups}). Gates are about these very weights."
             )
-        told = {c.label: c.character.constitution if c.character else None for c in self.contestants}
         data["constitutions"] = [
             {"contestant": label, "against": labels[0], **effects(told[labels[0]], told[label], data["changes"], label)}
             for label in labels[1:]
@@ -911,6 +913,7 @@ def read(
     retention_gates: Sequence[Row] = (),
     noise: Noise | None = None,
     trained: Sequence[str] = (),
+    touched: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Row:
     """Everything that follows from the annotated rows. The first label is the baseline of all differences.
 
@@ -928,7 +931,7 @@ def read(
     wins = [w for label in others for kind in judges for w in _wins(by[first], by[label], label, first, kind, found)]
     data = {
         "levels": [level(m, by[label], label) for m in asked for label in labels if _has_level(m)],
-        "changes": differences(by, asked, noise, trained),
+        "changes": differences(by, asked, noise, trained, touched),
         "wins": wins,
         "strengths": strengths(by, judges[0]) if judges and len(labels) > 2 else None,
         "gates": gates,
@@ -942,8 +945,13 @@ def differences(
     asked: Sequence[Measure],
     noise: Noise | None = None,
     trained: Sequence[str] = (),
+    touched: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> list[Row]:
-    """Every measure of every other contestant against the first one's, with p adjusted for all of them."""
+    """Every measure of every other contestant against the first one's, with p adjusted for their number.
+
+    Two questions are two families (stratified control of false discoveries, Sun et al. 2006): did what was changed show, of the
+    traits that were `touched` in a contestant's constitution, and did anything else move, of all other measures.
+    """
     first, *others = by
     changes = []
     for label in others:
@@ -951,8 +959,12 @@ def differences(
         for m in asked:
             row = change(m, by[first], by[label], label, first)
             known = (noise or {}).get(m.family)
-            changes.append(row if known is None or not share else _allowing(row, known, share, m))
-    adjusted = benjamini_hochberg({str(n): c["p"] for n, c in enumerate(changes) if c["p"] is not None})
+            row = row if known is None or not share else _allowing(row, known, share, m)
+            changes.append({**row, "touched": m.trait in touched.get(label, ())})
+    adjusted: dict[str, float] = {}
+    for family in (True, False):
+        own = {str(n): c["p"] for n, c in enumerate(changes) if c["p"] is not None and c["touched"] is family}
+        adjusted |= benjamini_hochberg(own)
     return [{**row, "adjusted": adjusted.get(str(place))} for place, row in enumerate(changes)]
 
 
@@ -1224,6 +1236,11 @@ def regressions(gates: Sequence[Row], *, strict: bool = False) -> list[Row]:
 
 
 # --- what was changed, and what it did --------------------------------------------------------------------------------
+
+
+def _touched(before: Constitution | None, after: Constitution | None) -> set[str]:
+    """The traits in which two constitutions differ; none where one of the two has no constitution."""
+    return difference(before, after).traits if before and after else set()
 
 
 def effects(before: Constitution | None, after: Constitution | None, changes: Sequence[Row], label: str) -> Row:

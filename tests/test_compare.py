@@ -186,6 +186,22 @@ def test_what_training_by_chance_moves_is_no_change() -> None:
     assert found / count > 0.5, found
 
 
+def test_what_was_changed_need_not_outdo_what_nobody_touched() -> None:
+    """Traits that were changed in the text are a family of their own: two tests, not all that are made."""
+    asked = compare.measures(FOUND, ["likelihood_ratio"])
+    by = {"a": planted("a", 4), "b": planted("b", 4, shows={"keeps-short": 0.85})}
+    all_, apart = (compare.differences(by, asked, touched=t) for t in ({}, {"b": {"keeps-short"}}))
+    assert [c["p"] for c in all_] == [c["p"] for c in apart] and not any(c["touched"] for c in all_)
+    own = {c["measure"]: c for c in apart if c["trait"] == "keeps-short"}
+    assert len(own) == 2 and all(c["touched"] for c in own.values())
+    least = min(c["p"] for c in own.values())
+    assert own["markers"]["p"] == least and own["markers"]["adjusted"] == pytest.approx(2 * least)
+    before = next(c for c in all_ if (c["measure"], c["trait"]) == ("markers", "keeps-short"))
+    assert before["adjusted"] > own["markers"]["adjusted"]
+    others = [c for c in apart if not c["touched"] and c["p"] is not None]
+    assert len(others) == sum(c["p"] is not None for c in all_) - 2 and all(c["adjusted"] >= c["p"] for c in others)
+
+
 def test_noise_between_runs_widens_what_is_said_of_trained_ones_alone() -> None:
     asked = compare.measures(FOUND, [])
     groups = {label: run_of(label, 5, 0.2) for label in ("a", "b", "c")}

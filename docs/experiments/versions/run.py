@@ -79,6 +79,7 @@ class Pair:
     labels: list[str]
     asked: list[compare.Measure]
     groups: list[list[str]]
+    touched: set[str]
 
     @classmethod
     def read(cls, data: dict[str, Any], constitutions: list[Constitution]) -> Pair:
@@ -88,7 +89,8 @@ class Pair:
             rows += read_rows(folder / "runs.jsonl")
         asked = compare.measures(compare.definitions(constitutions), [judge["kind"] for judge in data["judges"]])
         labels = [each["label"] for each in data["contestants"]]
-        return cls(rows, labels, asked, data["runs"]["groups"] if data["runs"] else [])
+        touched = {c["trait"] for c in data["changes"] if c["touched"]}
+        return cls(rows, labels, asked, data["runs"]["groups"] if data["runs"] else [], touched)
 
     def moved(self, change: Callable[[Row], Row | None] = lambda row: row, *, allowing: bool = True) -> set[str]:
         """The traits of which a measure differs beyond chance in the changed rows; "" for a measure of all replies."""
@@ -98,7 +100,8 @@ class Pair:
                 by.setdefault(found["contestant"], []).append(found)
         groups = [[by[label] for label in group] for group in self.groups]
         noise = compare.noise_of(groups, self.asked) if allowing else None
-        changes = compare.differences({label: by[label] for label in self.labels}, self.asked, noise, self.labels)
+        compared = {label: by[label] for label in self.labels}
+        changes = compare.differences(compared, self.asked, noise, self.labels, {self.labels[1]: self.touched})
         return {c["trait"] or "" for c in changes if c["adjusted"] is not None and c["adjusted"] < compare.CLEAR}
 
     def repeated(self, draw: Draw, *, allowing: bool = True) -> list[set[str]]:

@@ -4,10 +4,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint type check quick docs screenshots clean
+.PHONY: help setup demo test lint type check quick docs versions screenshots clean
 
 help: ## Show this list.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 setup: ## Make .venv with the pinned packages (does nothing when it is there).
 	@.requirements/setup.sh
@@ -32,6 +32,9 @@ test: check ## Lint, types and all tests, with real models.
 
 docs: setup ## Write the generated pages: recipe reference and command line.
 	$(BIN)/python docs/generate.py
+
+versions: setup ## Train two versions and two seeds, and ask what compare finds (docs/experiments/versions).
+	$(BIN)/python docs/experiments/versions/run.py
 
 screenshots: setup ## Take the pictures of the docs (needs Chromium, and wren@1.1.0 in the store).
 	$(BIN)/python docs/screenshots.py

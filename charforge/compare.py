@@ -209,8 +209,8 @@ def named(store: Store, texts: Sequence[str], also: Character | None = None) -> 
 
 def other_runs(store: Store, found: Sequence[Contestant], most: int) -> list[list[Contestant]]:
     """For each trained character its other training runs, at most so many: those that are compared themselves first."""
-    known = {c.digest: c for c in found}
-    runs = []
+    compared = {c.digest: c for c in found}
+    runs: list[list[Contestant]] = []
     for contestant in found:
         if contestant.kind != "character" or contestant.entry is None:
             continue
@@ -220,9 +220,10 @@ def other_runs(store: Store, found: Sequence[Contestant], most: int) -> list[lis
             Contestant("character", e.id, e.id, contestant.model, (e.reference, e.build, str(e.folder)), e.key)
             for e in entries
         ]
-        own = sorted((known.get(other.digest, other) for other in others), key=lambda other: other.digest not in known)
-        if own[:most]:
-            runs.append([contestant, *own[:most]])
+        own = sorted((compared.get(o.digest, o) for o in others), key=lambda other: other.digest not in compared)
+        group = [contestant, *own[:most]]
+        if len(group) > 1 and not any({c.digest for c in group} == {c.digest for c in known} for known in runs):
+            runs.append(group)
     return runs
 
 

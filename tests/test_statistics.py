@@ -11,11 +11,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, nct, norm, spearmanr, t
+from scipy.stats import binom, nct, norm, spearmanr, t, ttest_1samp
 
 from charforge.statistics import (
+    Contrast,
     Estimate,
     Outcome,
+    RunNoise,
     benjamini_hochberg,
     beta_binomial,
     bootstrap,
@@ -38,6 +40,7 @@ from charforge.statistics import (
     paired_test,
     pearson,
     proportion,
+    run_noise,
     share,
     spearman,
     wilson,
@@ -506,6 +509,38 @@ def test_bradley_terry_recovers_planted_strengths() -> None:
                 covered.append(strength.low <= truth[item] <= strength.high)
     assert np.mean(ranks) > 0.95
     assert len(covered) > 100 and np.mean(covered) >= 0.9
+
+
+def test_a_share_of_none_of_many_begins_at_nothing() -> None:
+    for n in (20, 400):
+        low, high = share(0.0, n)
+        least, most = share(1.0, n)
+        assert low == 0.0 < high < 0.2 and most == 1.0 and least == pytest.approx(1 - high)
+
+
+def test_noise_between_runs_is_found_from_their_contrasts() -> None:
+    """Planted: effects of 10 measures in 40 pairs of runs vary by 1 / n from prompts and by 0.09 from training."""
+    random = np.random.default_rng(23)
+    sizes = [80] * 6 + [10] * 4
+    pairs = [[Contrast(float(random.normal(0, math.sqrt(1 / n + 0.09))), n) for n in sizes] for _ in range(40)]
+    noise = run_noise(pairs)
+    assert noise is not None and noise.contrasts == 400 and noise.variance == pytest.approx(0.09, rel=0.2)
+    # Kish's count of a pair is (6 * 80 + 4 * 10)^2 / (6 * 80^2 + 4 * 10^2).
+    assert noise.df == pytest.approx(40 * 520**2 / (6 * 6400 + 400))
+    quiet = run_noise([[Contrast(float(random.normal(0, math.sqrt(1 / n))), n) for n in sizes] for _ in range(40)])
+    assert quiet is not None and quiet.variance < 0.005
+    # Without noise it is the t test over prompts; with it a small p needs more than prompts.
+    still = RunNoise(0.0, 5.0, 1)
+    assert still.p(0.5, 80) == pytest.approx(ttest_1samp([0.5 + d for d in _unit(80)], 0).pvalue, rel=1e-6)
+    assert noise.p(0.5, 80) > 0.09 > 1e-4 > still.p(0.5, 80) and noise.p(0.5, 80, 0.5) < noise.p(0.5, 80)
+    assert noise.half_width(80) > still.half_width(80) and noise.detectable(80) > noise.half_width(80)
+    assert run_noise([]) is None and run_noise([[Contrast(1.0, 1)]]) is None
+
+
+def _unit(n: int) -> list[float]:
+    """n numbers with mean 0 and standard deviation 1."""
+    values = np.linspace(-1, 1, n)
+    return [float(v) for v in values / values.std(ddof=1)]
 
 
 def test_bradley_terry_is_the_likeliest() -> None:

@@ -68,9 +68,8 @@ def share(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """
     if n <= 0:
         return 0.0, 1.0
-    if n >= _MANY:
-        return wilson(p * n, n, confidence)
-    low, high = beta_binomial(p * n, n, confidence=confidence)
+    interval = wilson if n >= _MANY else beta_binomial
+    low, high = interval(p * n, n, confidence=confidence)
     # Of few, the equal tails can leave out a share close to an end.
     return (0.0 if p <= 0 else min(low, p)), (1.0 if p >= 1 else max(high, p))
 

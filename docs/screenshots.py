@@ -164,9 +164,10 @@ def _page(studio: Studio, source: str, **options: Any) -> Any:
         return studio.window(path.as_uri(), **options)
 
 
-def _newest(studio: Studio, pattern: str, command: str) -> dict[str, Any]:
-    """The newest JSON of this kind in the store."""
+def _newest(studio: Studio, pattern: str, command: str, says: str = "") -> dict[str, Any]:
+    """The newest JSON of this kind in the store, of those that say something."""
     found = sorted(studio.store.glob(pattern), key=lambda path: path.stat().st_mtime)
+    found = [path for path in found if says in path.read_text(encoding="utf-8")]
     if not found:
         raise SystemExit(f"{studio.store} holds nothing to show: first run {command} --store {studio.store}")
     data: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
@@ -203,8 +204,8 @@ def evaluation_rows_dark(studio: Studio) -> None:
 
 @picture
 def comparison_page(studio: Studio) -> None:
-    command = f"charforge compare {_SPEAKERS[1]} {_SPEAKERS[0]}"
-    data = _newest(studio, "artifacts/compared/*/comparison.json", command)
+    changed = "wren@1.2.0"
+    data = _newest(studio, "artifacts/compared/*/comparison.json", "make versions, which makes one", changed)
     studio.take(_page(studio, comparison.page(data), width=1200, height=1500))
 
 

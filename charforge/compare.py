@@ -71,6 +71,9 @@ CLEAR = 0.05
 MOST_CHANGED = 10
 _NO_SPREAD = 1e-12
 _VOICE = "share of the voice"
+_HABITS = "habits"
+# So many measures of a family must say something of how far two runs differ, or all measures say it together.
+_ENOUGH = 4
 # Below so many prompts the intervals are wide whatever is compared.
 _FEW = 40
 
@@ -208,7 +211,8 @@ def named(store: Store, texts: Sequence[str], also: Character | None = None) -> 
 
 
 def other_runs(store: Store, found: Sequence[Contestant], most: int) -> list[list[Contestant]]:
-    """For each trained character its other training runs, at most so many: those that are compared themselves first."""
+    """For each trained character its other training runs, at most so many: those that are compared themselves last, since
+    what is tested should not be its own measure of chance."""
     compared = {c.digest: c for c in found}
     runs: list[list[Contestant]] = []
     for contestant in found:
@@ -220,7 +224,7 @@ def other_runs(store: Store, found: Sequence[Contestant], most: int) -> list[lis
             Contestant("character", e.id, e.id, contestant.model, (e.reference, e.build, str(e.folder)), e.key)
             for e in entries
         ]
-        own = sorted((compared.get(o.digest, o) for o in others), key=lambda other: other.digest not in compared)
+        own = sorted((compared.get(o.digest, o) for o in others), key=lambda other: other.digest in compared)
         group = [contestant, *own[:most]]
         if len(group) > 1 and not any({c.digest for c in group} == {c.digest for c in known} for known in runs):
             runs.append(group)
@@ -570,12 +574,7 @@ class _Compare:
             "people": people.read(votes, labels, judging.kinds),
         }
         if data["runs"]:
-            groups = "; ".join(" and ".join(group) for group in data["runs"]["groups"])
-            known = ", ".join(f"{name} {each['spreads']:.2f}" for name, each in data["runs"]["families"].items())
-            data["warnings"].append(
-                "Differences allow for chance in training, which no number of prompts averages away: how far two runs of "
-                f"one recipe differ, in spreads between prompts: {known} (from {groups}). Gates are about these very weights."
-            )
+            data["warnings"] += self._of_runs(data["runs"])
         data["constitutions"] = [
             {"contestant": label, "against": labels[0], **effects(told[labels[0]], told[label], data["changes"], label)}
             for label in labels[1:]
@@ -618,6 +617,25 @@ class _Compare:
             for family, each in noise.items()
         }
         return {"families": families, "groups": [[c.label for c in group] for group in self.runs]}
+
+    def _of_runs(self, runs: Row) -> Iterator[str]:
+        groups = "; ".join(" and ".join(group) for group in runs["groups"])
+        known = ", ".join(f"{name} {each['spreads']:.2f}" for name, each in runs["families"].items())
+        yield (
+            "Differences allow for chance in training, which no number of prompts averages away: how far two runs of one "
+            f"recipe differ, in spreads between prompts: {known} (from {groups}). Gates, win rates and rankings do not: they "
+            "are about these very weights."
+        )
+        labels = [c.label for c in self.contestants]
+        if any(set(group) <= set(labels) for group in runs["groups"]):
+            yield (
+                "Two of these are runs of one recipe and are also what says how far such runs differ: between these two hardly "
+                "anything can be clear. A third seed would tell more."
+            )
+        alone = [c.label for c in self.contestants if c.kind == "character"]
+        alone = [label for label in alone if not any(label in group for group in runs["groups"])]
+        if alone:
+            yield f"No other run is known of {', '.join(alone)}: what the runs of others vary stands in for it."
 
     def _voted(self, bench: Bench, judging: Judging) -> list[Row]:
         """People's votes, with the judges' scores of both replies where they may be judged."""
@@ -858,7 +876,7 @@ class Measure:
     better: Better | None = None
     share: bool = True
     """Whether values lie in [0, 1]."""
-    family: str = "habits"
+    family: str = _HABITS
     """The kind of measure: what chance in training does to one kind says nothing of another."""
 
 
@@ -971,25 +989,31 @@ def differences(
 
 def _allowing(row: Row, noise: RunNoise, share: float, measure: Measure) -> Row:
     """A difference that allows for what training by chance adds: a wider interval, and no smaller p than that leaves."""
-    effect, n = row["effect"], row["clusters"]
-    if effect is None:
+    if row["p"] is None:
         return row
-    spread = row["value"] / effect if effect else None
-    p = max(row["p"], noise.p(effect, n, share))
-    if spread is None:
-        return {**row, "p": p}
+    spread, n = _spread(row), row["clusters"]
+    p = max(row["p"], noise.p(row["value"] / spread, n, share) if spread else 1.0)
     half = noise.half_width(n, share) * spread
-    low, high = min(row["low"], row["value"] - half), max(row["high"], row["value"] + half)
-    if measure.share:
+    low, high = (
+        None if end is None or math.isnan(end) else wider(end, row["value"] + side * half)
+        for end, wider, side in ((row["low"], min, -1), (row["high"], max, 1))
+    )
+    if measure.share and low is not None and high is not None:
         low, high = max(-1.0, low), min(1.0, high)
-    detectable = None if row["detectable"] is None else max(row["detectable"], noise.detectable(n, share) * spread)
-    return {**row, "p": p, "low": low, "high": high, "detectable": detectable}
+    least = None if row["detectable"] is None else max(row["detectable"], noise.detectable(n, share) * spread)
+    return {**row, "p": p, "low": low, "high": high, "detectable": least}
+
+
+def _spread(row: Row) -> float:
+    """The spread that a difference is measured in: where all prompts moved by as much, as if they had spread by that."""
+    return float(row["spread"] if row["spread"] > _NO_SPREAD else abs(row["value"]))
 
 
 def noise_of(groups: Sequence[Sequence[Sequence[Row]]], asked: Sequence[Measure]) -> Noise | None:
     """The noise between training runs from the rows of runs that differ in their seed alone; None without such.
 
-    The share of the voice is left out: it is made of the markers of voice traits, which are there.
+    A family of which few measures say enough gets that of all measures. Left out are measures that are made of others: the
+    share of the voice of its markers, a judge's score of one trait of its score of all.
     """
     pairs: dict[str, list[list[Contrast]]] = {}
     seen = set()
@@ -999,15 +1023,25 @@ def noise_of(groups: Sequence[Sequence[Sequence[Row]]], asked: Sequence[Measure]
             if pair in seen:
                 continue
             seen.add(pair)
-            found: dict[str, list[Contrast]] = {}
+            found: dict[str, list[Contrast]] = {measure.family: [] for measure in asked}
             for measure in asked:
                 row = change(measure, first, other, "", "")
-                if row["effect"] is not None and measure.name != _VOICE:
-                    found.setdefault(measure.family, []).append(Contrast(row["effect"], row["clusters"]))
+                composed = measure.name == _VOICE or (measure.trait is not None and measure.family != _HABITS)
+                if row["p"] is None or composed:
+                    continue
+                spread = _spread(row)
+                effect = row["value"] / spread if spread else 0.0
+                found[measure.family].append(Contrast(effect, row["clusters"]))
             for family, contrasts in found.items():
                 pairs.setdefault(family, []).append(contrasts)
-    noise = {family: each for family in pairs if (each := run_noise(pairs[family])) is not None}
-    return noise or None
+    everything = run_noise([contrasts for each in pairs.values() for contrasts in each])
+    if everything is None:
+        return None
+    noise = {}
+    for family, each in pairs.items():
+        own = run_noise(each)
+        noise[family] = own if own is not None and own.contrasts >= _ENOUGH * len(each) else everything
+    return noise
 
 
 def _has_level(measure: Measure) -> bool:
@@ -1047,6 +1081,7 @@ def change(measure: Measure, before: Iterable[Row], after: Iterable[Row], label:
         "p": None,
         "adjusted": None,
         "effect": None,
+        "spread": None,
         "detectable": None,
         "unscored": gone + lost,
         "why": None,
@@ -1068,6 +1103,7 @@ def change(measure: Measure, before: Iterable[Row], after: Iterable[Row], label:
         **_estimate(estimate),
         "p": paired_test(differences, both),
         "effect": estimate.value / spread if spread > _NO_SPREAD else None,
+        "spread": spread,
         "detectable": minimum_detectable(differences, both),
     }
 

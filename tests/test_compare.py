@@ -172,7 +172,7 @@ def test_what_training_by_chance_moves_is_no_change() -> None:
     runs are known, a pair of them is no more often called different than it may be, and a real change is found."""
     asked = compare.measures(FOUND, ["likelihood_ratio"])
     naive = own = third = found = 0
-    count = 100
+    count = 60
     for n in range(count):
         a, again, other = (run_of(label, n, 0.1) for label in ("a", "again", "other"))
         changed = run_of("changed", n, 0.1, **{"asks-back": 0.0})
@@ -182,8 +182,55 @@ def test_what_training_by_chance_moves_is_no_change() -> None:
         third += any(map(numbers.clear, compare.differences({"a": a, "other": other}, asked, noise, ["a", "other"])))
         rows = compare.differences({"a": a, "changed": changed}, asked, noise, ["a", "changed"])
         found += any(row["trait"] == "asks-back" and numbers.clear(row) for row in rows)
-    assert naive / count > 0.25 and own / count <= 0.05 and third / count <= 0.1, (naive, own, third)
-    assert found / count > 0.5, found
+    # Of 60, 3 are nominal; that two runs of them seem alike by chance makes it a few more.
+    assert naive >= 12 and third <= 8, (naive, third)
+    assert found >= 20, found
+    # A pair that is its own measure of chance can hardly be clear.
+    assert own <= 1
+
+
+def test_allowing_for_runs_costs_little_where_they_do_not_differ() -> None:
+    """As many traits as a shipped character has, with four prompts each: what few prompts vary is not taken for training."""
+    traits = [f"t{number}" for number in range(22)]
+
+    def score(row: dict[str, Any]) -> float:
+        return float(row["s"])
+
+    def of(trait: str) -> Any:
+        return lambda row: row["trait"] == trait
+
+    asked = [compare.Measure("judge: x", score, share=False, family="judge: x")]
+    asked += [compare.Measure("judge: x", score, of(t), t, share=False, family="judge: x") for t in traits]
+
+    def drawn(label: str, seed: int, shift: float = 0.0) -> list[dict[str, Any]]:
+        draw = random.Random(f"{label} {seed}")
+        return [
+            {"base": f"{t}{i}", "sample": 0, "trait": t, "contestant": label,
+             "s": random.Random(f"{t}{i}").gauss(0, 1) + draw.gauss(shift, 0.7)} for t in traits for i in range(4)
+        ]  # fmt: skip
+
+    found = alarms = 0
+    for n in range(30):
+        a, again, same, better = drawn("a", n), drawn("again", n), drawn("same", n), drawn("better", n, 0.9)
+        noise = compare.noise_of([[a, again]], asked)
+        found += numbers.clear(compare.differences({"a": a, "b": better}, asked, noise, ["a", "b"])[0])
+        alarms += any(map(numbers.clear, compare.differences({"a": a, "b": same}, asked, noise, ["a", "b"])))
+    # One measure of one pair is all that is known of runs here.
+    assert found >= 18 and alarms <= 3, (found, alarms)
+
+
+def test_runs_that_flip_a_habit_whole_are_no_certainty() -> None:
+    """A habit that one run always has and the other never: no spread, and still chance in training."""
+    rows = {
+        label: [{"base": f"b{n}", "sample": 0, "contestant": label, "x": value} for n in range(30)]
+        for label, value in (("a", 0.0), ("again", 1.0), ("b", 1.0), ("c", 0.0))
+    }
+    asked = [compare.Measure("x", lambda row: float(row["x"]))]
+    noise = compare.noise_of([[rows["a"], rows["again"]]], asked)
+    (row,) = compare.differences({"a": rows["a"], "b": rows["b"]}, asked, noise, ["a", "b"])
+    assert noise is not None and row["p"] > 0.3 and row["low"] < 0 < row["high"] == 1
+    (still,) = compare.differences({"a": rows["a"], "c": rows["c"]}, asked, noise, ["a", "c"])
+    assert still["value"] == 0 and still["p"] == 1.0
 
 
 def test_what_was_changed_need_not_outdo_what_nobody_touched() -> None:
@@ -212,11 +259,11 @@ def test_noise_between_runs_widens_what_is_said_of_trained_ones_alone() -> None:
     plain_, half, whole = (compare.differences(by, asked, noise, trained) for trained in ([], ["a"], ["a", "b"]))
     assert plain_ == compare.differences(by, asked)
     for one, two, three in zip(plain_, half, whole, strict=True):
-        if one["effect"]:
+        if one["p"] is not None and one["low"] is not None and one["detectable"] is not None:
             assert one["value"] == two["value"] == three["value"] and one["p"] <= two["p"] <= three["p"]
             assert one["high"] - one["low"] <= two["high"] - two["low"] <= three["high"] - three["low"]
             assert one["detectable"] <= two["detectable"] <= three["detectable"]
-    assert any(one["p"] < three["p"] for one, three in zip(plain_, whole, strict=True) if one["effect"])
+    assert any(one["p"] < three["p"] for one, three in zip(plain_, whole, strict=True) if one["p"] is not None)
 
 
 def test_the_text_beside_the_behaviour() -> None:

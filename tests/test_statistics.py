@@ -526,7 +526,11 @@ def test_noise_between_runs_is_found_from_their_contrasts() -> None:
     noise = run_noise(pairs)
     assert noise is not None and noise.contrasts == 400 and noise.variance == pytest.approx(0.09, rel=0.2)
     # Kish's count of a pair is (6 * 80 + 4 * 10)^2 / (6 * 80^2 + 4 * 10^2).
-    assert noise.df == pytest.approx(40 * 520**2 / (6 * 6400 + 400))
+    assert noise.df == pytest.approx(40 * 520**2 / (6 * 6400 + 400) / 2)
+    # Effects over few prompts are large by chance alone, since their own spread is hardly known.
+    few = [[Contrast(float(random.normal(0, 0.5) / max(0.3, random.chisquare(3) / 3)), 4) for _ in range(22)]]
+    assert run_noise(few) is None
+    assert run_noise([*few, [Contrast(0.0, 80)]]) == run_noise([[Contrast(0.0, 80)]])
     quiet = run_noise([[Contrast(float(random.normal(0, math.sqrt(1 / n))), n) for n in sizes] for _ in range(40)])
     assert quiet is not None and quiet.variance < 0.005
     # Without noise it is the t test over prompts; with it a small p needs more than prompts.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,56 @@ def test_opening_loses_nothing(tmp_path: Path) -> None:
         "here it has gone on: the file is another talk"
     )
     assert len(talks.read(first.path).turns) == 3
+
+
+def test_a_store_reads_its_own_talks_whatever_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, shared = Store(tmp_path / "store"), tmp_path / "shared.jsonl"
+    record = Record(store, talk())
+    monkeypatch.setattr(talks, "MOST_BYTES", 2048)
+    while record.path.stat().st_size <= 3 * talks.MOST_BYTES:
+        record.add("turn", Turn(id=talks.new_id(), text="x" * 500, sampling=Sampling(), made=talks.now()))
+    assert [each.header.id for each in talks.kept(store)] == [record.talk.header.id]
+    assert talks.opened(store, record.path).talk == record.talk == talks.read(record.path, store)
+    assert talks.adopted(store, record.talk).path == record.path
+    shared.write_bytes(record.path.read_bytes())
+    for read in (
+        lambda: talks.read(shared, store),
+        lambda: talks.read(record.path),
+        lambda: talks.opened(store, shared),
+    ):
+        with pytest.raises(UserError, match="larger than"):
+            read()
+    with pytest.raises(UserError, match="larger than"):
+        talks.parse(record.path.read_text(), "x")
+
+
+@pytest.mark.parametrize("fails", ["fsync", "write"])
+def test_what_can_not_be_written_was_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    record = Record(Store(tmp_path), talk())
+    first, lost, third = (
+        Turn(id=talks.new_id(), text=text * 9, sampling=Sampling(), made=talks.now()) for text in ("a", "b", "c")
+    )
+    record.add("turn", first)
+    before = record.path.read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        if fails == "fsync":
+            patch.setattr(talks.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        else:
+            # The disk takes a part of the line.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        try:
+            with pytest.raises(UserError, match=r"can not be written: (No space|File too large)"):
+                record.add("turn", lost)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+    assert list(record.talk.turns) == [first.id] and record.path.read_bytes() == before
+    record.add("turn", third.model_copy(update={"parent": first.id}))
+    assert list(talks.read(record.path).turns) == [first.id, third.id]
+    with pytest.raises(ValueError, match="is not there"):
+        record.add("turn", third.model_copy(update={"id": talks.new_id(), "parent": lost.id}))
 
 
 # --- votes --------------------------------------------------------------------------------------------------------------

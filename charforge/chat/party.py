@@ -369,7 +369,7 @@ class _Answer:
             tokens=self.tokens,
             finish=finish,
             seed=self.seed,
-            read=read if read and len(read) <= 40 * talks.LONGEST else None,
+            read=read if read and len(read) <= talks.LONGEST_READ else None,
             why=why[: talks.LONGEST] if why else None,
         )
 

@@ -214,7 +214,7 @@ class Room:
         path = talks.place(self.store, id_)
         if not path.is_file():
             raise Refused(404, "there is no such talk")
-        talk = talks.read(path)
+        talk = talks.read(path, self.store)
         if talk.header.id != id_:
             raise Refused(404, "that file holds another talk")
         return self._hold(Session(talk, talks.Record(self.store, talk)))
@@ -348,7 +348,7 @@ class Room:
                 for id_ in ids:
                     if (turn.id, id_) not in session.talk.replies:
                         text = coming.texts[ids.index(id_)]
-                        with contextlib.suppress(OSError):
+                        with contextlib.suppress(OSError, CharforgeError):
                             session.add(
                                 "reply",
                                 Reply(

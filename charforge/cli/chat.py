@@ -88,7 +88,7 @@ def _opened(store: Store, path: Path, speakers: list[str]) -> tuple[Record, list
     """
     from charforge import compare, talks
 
-    talk = talks.read(path)
+    talk = talks.read(path, store)
     texts = speakers or [speaker.reference for speaker in talk.speakers]
     try:
         found = compare.named(store, texts)
@@ -163,7 +163,7 @@ def _serve(
     from charforge.chat import party as parties
     from charforge.chat import room, terminal, web
 
-    talk = talks.read(path) if path is not None else None
+    talk = talks.read(path, store) if path is not None else None
     if talk is not None and not speakers:
         speakers = [speaker.reference for speaker in talk.speakers]
         try:

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from charforge.constitution import Message
 from charforge.errors import Place, UserError
 from charforge.recipe import Sampling
-from charforge.statistics import Estimate, proportion
+from charforge.statistics import proportion
 from charforge.store import Store, to_line, write_atomic
 
 FOLDER = "talks"
@@ -40,6 +40,8 @@ MOST_BYTES = 8 * 1024 * 1024
 """A larger talk is not read, unless it is the store's own."""
 LONGEST = 32_000
 """The longest message, in characters."""
+FEWEST_TALKS = 8
+"""With votes in fewer talks there is no interval."""
 LONGEST_READ = 8_000
 """Of what a model read, more characters than these are not kept: they follow from the talk and the template."""
 DATA = '<script type="application/jsonl" id="talk">'
@@ -115,7 +117,8 @@ class Reply(_Event):
 
 
 class Vote(_Event):
-    """Which replies to a turn the person liked best. A later vote on the same turn takes the place of an earlier one."""
+    """Which replies to a turn the person liked best. A later vote on the same turn takes the place of an earlier one,
+    but for an open one after a blind one."""
 
     turn: Id
     shown: tuple[Id, ...] = Field(min_length=2)
@@ -159,13 +162,18 @@ class Talk:
     replies: dict[tuple[str, str], Reply] = field(default_factory=dict)
     """By turn and speaker."""
     votes: dict[str, Vote] = field(default_factory=dict)
-    """The last one on each turn."""
+    """The last one on each turn; the last blind one, if there is one."""
     revealed: str | None = None
     """When names were shown."""
 
     @classmethod
-    def begin(cls, speakers: Sequence[Speaker], *, blind: bool = False, seed: int = 0, **about: Any) -> Talk:
-        """A new talk. Blind, the speakers take their places by chance."""
+    def begin(cls, speakers: Sequence[Speaker], *, blind: bool = False, seed: int | None = None, **about: Any) -> Talk:
+        """A new talk, with a seed by chance unless one is given. Blind, the speakers take their places by chance.
+
+        With one seed for all, the same words would draw the same replies in every talk: several would be no more evidence
+        than one, and an open talk would tell whose replies a blind one shows.
+        """
+        seed = secrets.randbelow(2**31) if seed is None else seed
         places = list(speakers)
         if blind:
             secrets.SystemRandom().shuffle(places)
@@ -220,6 +228,26 @@ class Talk:
                 found.append({"role": "assistant", "content": each.prefill + reply.text})
         return (*found, {"role": "user", "content": last.text})
 
+    def settled(self, turn: str) -> bool:
+        """Whether a blind vote was given on this turn, and names are known now: it stays."""
+        return not self.hidden and turn in self.votes and self.votes[turn].blind
+
+    def votable(self, turn: Turn) -> list[str]:
+        """The speakers whose replies to a turn can be voted on: those that a model drew, in the order of their places.
+
+        Raises:
+            UserError: there is nothing to choose between.
+        """
+        if turn.kind != "chat":
+            raise UserError("a text that was gone on with is not voted on")
+        if self.settled(turn.id):
+            raise UserError("a blind vote was given here: now that the names are known, it stays")
+        replies = ((speaker.id, self.replies.get((turn.id, speaker.id))) for speaker in self.speakers)
+        drawn = [id_ for id_, reply in replies if reply and reply.finish != "failed" and reply.seed is not None]
+        if len(drawn) < 2:
+            raise UserError("a vote needs two replies that models wrote to the message")
+        return drawn
+
     def add(self, event: Mapping[str, Any]) -> None:
         """Take one event of the file.
 
@@ -264,7 +292,8 @@ class Talk:
         elif isinstance(found, Reply):
             self.replies[found.turn, found.speaker] = found
         elif isinstance(found, Vote):
-            self.votes[found.turn] = found
+            if not self.settled(found.turn) or found.blind:
+                self.votes[found.turn] = found
         else:
             self.revealed = self.revealed or found
 
@@ -517,8 +546,13 @@ class Preference:
     losses: int
     ties: int
     talks: int
-    share: Estimate
-    """Of wins, a tie counting half, with an interval that clusters by talk: who talks to a speaker for long votes often."""
+    share: float
+    """Of wins, a tie counting half."""
+    low: float | None
+    high: float | None
+    """Its 95% interval, which clusters by talk: who talks to a speaker for long votes often."""
+    why: str | None
+    """Why there is no interval."""
 
 
 def tally(found: Iterable[Judgement]) -> list[Preference]:
@@ -532,5 +566,14 @@ def tally(found: Iterable[Judgement]) -> list[Preference]:
         share = proportion(values, [vote.talk for vote in votes])
         assert share is not None
         wins, losses, ties = (values.count(value) for value in (1.0, 0.0, 0.5))
-        result.append(Preference(one, other, wins, losses, ties, share.clusters, share))
+        why = few(share.clusters)
+        low, high = (None, None) if why else (share.low, share.high)
+        result.append(Preference(one, other, wins, losses, ties, share.clusters, share.value, low, high, why))
     return result
+
+
+def few(talks: int) -> str | None:
+    """Why so many talks have no interval, or None."""
+    if talks >= FEWEST_TALKS:
+        return None
+    return f"{talks} {'talk is' if talks == 1 else 'talks are'} too few for an interval: {FEWEST_TALKS} are the least"

@@ -138,13 +138,17 @@ def test_a_talk_decides_its_replies(party: Party) -> None:
         return found
 
     both = ("Hello", 0), ("Go on", 0)
-    first = replies(party.begin(), *both)
-    assert first == replies(party.begin(), *both) and len(set(first)) == 4
-    assert first[:2] == replies(party.begin(), ("Hello", 0)) != replies(party.begin(), ("Hello", 1))
-    assert first[2:] != replies(party.begin(), ("Hi", 0), ("Go on", 0))[2:], "what was said before counts"
+    first = replies(party.begin(seed=0), *both)
+    assert first == replies(party.begin(seed=0), *both) and len(set(first)) == 4
+    assert first[:2] == replies(party.begin(seed=0), ("Hello", 0)) != replies(party.begin(seed=0), ("Hello", 1))
+    assert first[2:] != replies(party.begin(seed=0), ("Hi", 0), ("Go on", 0))[2:], "what was said before counts"
     assert first[:2] != replies(party.begin(seed=1), ("Hello", 0))
+    # Talks are no independent evidence where the same words draw the same replies.
+    fresh = party.begin(), party.begin(blind=True)
+    assert fresh[0].header.seed != fresh[1].header.seed
+    assert replies(fresh[0], ("Hello", 0)) != replies(fresh[1], ("Hello", 0))
     # Whoever else is asked changes nothing.
-    talk = party.begin()
+    talk = party.begin(seed=0)
     turn = say(party, talk, "Hello")
     (alone,) = (each for each in party.ask(talk, turn, [party.speakers[1].id]) if isinstance(each, Reply))
     assert alone.text == first[1]
@@ -472,6 +476,82 @@ def test_a_shared_talk_needs_its_speakers(store: Store, tmp_path: Path) -> None:
     one = chat(store, "--open", str(kept(both)), "pip@1.1.0", lines="Go on\n")
     talk = talks.read(kept(both))
     assert one.returncode == 0 and len(talk.turns) == 2 and len(talk.replies) == 3, "one of two goes on"
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
+    """The command in this process: its exit code, and what it said on standard error."""
+    monkeypatch.setattr(sys, "argv", ["charforge", "chat", *words])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        main()
+    signal.signal(signal.SIGTERM, before)
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+def foreign(path: Path, *references: str, blind: bool = False) -> Path:
+    """A talk from elsewhere between these."""
+    ids = [f"c0ffee{number:02d}" for number in range(len(references))]
+    speakers = [
+        talks.Speaker(id=id_, kind="model", label=reference, reference=reference, model="m")
+        for id_, reference in zip(ids, references, strict=True)
+    ]
+    talk = Talk(talks.Header(id="abcdef0123", speakers=tuple(speakers), blind=blind, made=talks.now()))
+    path.write_text(talk.text(), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["model:./\x1b]0;owned\x07\x1b[31mx", "wr\x1b[31men@1.0.0\x07", "model:builtin:\x1b[2J\x07", "prompt:\x1b\x07"],
+)
+def test_errors_about_a_talk_do_nothing_to_the_terminal(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    path = foreign(tmp_path / "evil.jsonl", reference, BARE)
+    for words in ((), (BARE,), ("pip@1.0.0",)):
+        code, error = run(capsys, monkeypatch, "--open", str(path), *words, "--store", str(store.root))
+        assert code == 2 and not re.search("[\x1b\x07]", error) and "Traceback" not in error, error
+        assert re.search(r"⟦U\+001B⟧|\\x1b", error) and "\n  name" in error.replace("\n  who", "\n  name"), (
+            "it is named, and the hint has its own line"
+        )
+    path.write_text(json.dumps({"talk": {"\x1b]0;owned\x07": 1}}))
+    code, error = run(capsys, monkeypatch, "--open", str(path), "--store", str(store.root))
+    assert code == 2 and "this is no talk" in error and "\x1b" not in error
+
+
+def test_a_file_does_not_choose_what_is_loaded(
+    store: Store,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    named = compare.named
+    monkeypatch.setattr(compare, "named", lambda place, texts: asked.extend(texts) or named(place, texts))
+    path = foreign(tmp_path / "talk.jsonl", "model:somebody/model", "model:/etc", BARE)
+    code, error = run(capsys, monkeypatch, "--open", str(path), "--store", str(store.root))
+    assert code == 2 and "model:/etc, model:somebody/model" in error and "name those who go on" in error
+    assert asked == [], "nothing was looked up"
+    # A model in a folder is named again by the one who goes on.
+    done = chat(store, "pip@1.0.0", f"model:{tiny_model}", lines="Hello\n")
+    assert f"{kept(done)} pip@1.0.0/" in done.stderr and f" model:{tiny_model} --store" in done.stderr, done.stderr
+    more = chat(store, "--open", str(kept(done)), "pip@1.0.0", f"model:{tiny_model}", lines="Go on\n")
+    assert more.returncode == 0 and len(talks.read(kept(done)).turns) == 2
+    code, error = run(capsys, monkeypatch, "--open", str(kept(done)), "--store", str(store.root))
+    assert code == 2 and "name those who go on" in error and asked == []
+
+
+def test_hidden_names_are_in_no_order_and_in_no_file(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = foreign(tmp_path / "talk.jsonl", "model:builtin:zeta", "model:builtin:alpha", blind=True)
+    code, error = run(capsys, monkeypatch, "--open", str(path), "pip@1.0.0", "--store", str(store.root))
+    assert code == 2 and "who takes part: model:builtin:alpha, model:builtin:zeta" in error
+    lines = f"Hello\n/save {tmp_path}/a.jsonl\n/save {tmp_path}/a.html\n/reveal\n/save {tmp_path}/b.jsonl\n"
+    done = chat(store, "pip@1.0.0", BARE, "--blind", lines=lines)
+    assert done.returncode == 2 and done.stderr.count("the names are hidden") == 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["b.jsonl", "talk.jsonl"]
 
 
 def test_blind_until_revealed(store: Store) -> None:

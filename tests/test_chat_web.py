@@ -64,7 +64,7 @@ class Scripted:
         )
         self.fails: set[str] = set()
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk:
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk:
         return Talk.begin(self.speakers, blind=blind, seed=seed, versions={"charforge": "9.9"})
 
     def ask(
@@ -366,9 +366,13 @@ def test_votes_count_after_names_are_shown_and_blind_ones_apart(page: Page) -> N
     (unseen,), (seen,) = found["unseen"], found["open"]
     assert (unseen["wins"], unseen["losses"], unseen["ties"]) == ((1, 0, 0) if unseen["first"] == winner else (0, 1, 0))
     assert (seen["wins"], seen["losses"], seen["ties"]) == (0, 0, 1)
-    assert unseen["low"] < 0.5 < unseen["high"]
-    page.post(f"/api/talks/{id_}/turns/{turn['id']}/vote", {"best": [2]}, status=422)
-    page.post(f"/api/talks/{id_}/turns/{turn['id']}/vote", {"best": [-1]}, status=422)
+    assert unseen["low"] is unseen["high"] is None and "1 talk is too few" in unseen["why"]
+    page.post(f"/api/talks/{id_}/turns/{other['id']}/vote", {"best": [2]}, status=422)
+    page.post(f"/api/talks/{id_}/turns/{other['id']}/vote", {"best": [-1]}, status=422)
+    refused = page.post(f"/api/talks/{id_}/turns/{turn['id']}/vote", {"best": [0]}, status=409)
+    assert "it stays" in refused["error"]
+    after = page.get(f"/api/talks/{id_}")["turns"][0]
+    assert (after["vote"], after["blind"], after["votable"]) == ([1], True, False)
 
 
 def test_one_speaker_can_not_be_hidden(store: Store) -> None:

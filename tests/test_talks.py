@@ -314,7 +314,10 @@ def test_a_planted_preference_is_counted() -> None:
     found = [judged(A) for _ in range(7)] + [judged(B) for _ in range(2)] + [judged(A, B), judged(), judged()]
     (pair,) = talks.tally(talks.judgements(found))
     assert (pair.first, pair.second, pair.wins, pair.losses, pair.ties, pair.talks) == (A, B, 7, 2, 3, 12)
-    assert pair.share.value == pytest.approx(8.5 / 12) and pair.share.low < 0.6 < pair.share.value < pair.share.high < 1
+    assert pair.low is not None and pair.high is not None and pair.why is None
+    assert pair.share == pytest.approx(8.5 / 12) and pair.low < 0.6 < pair.share < pair.high < 1
+    (pair,) = talks.tally(talks.judgements(found[:7]))
+    assert (pair.share, pair.low, pair.high) == (1.0, None, None) and "7 talks are too few" in str(pair.why)
 
 
 def test_many_votes_in_one_talk_are_no_more_than_one_opinion() -> None:
@@ -328,7 +331,33 @@ def test_many_votes_in_one_talk_are_no_more_than_one_opinion() -> None:
             vote(found, at, best)
         return found
 
-    (apart,) = talks.tally(talks.judgements([judged(A) for _ in range(20)] + [judged(B) for _ in range(20)]))
-    (together,) = talks.tally(talks.judgements([long(A), long(A), long(B), long(B)]))
-    assert apart.share.value == together.share.value == 0.5 and together.talks == 4
-    assert together.share.high - together.share.low > 1.5 * (apart.share.high - apart.share.low)
+    (apart,) = talks.tally(talks.judgements([judged(A) for _ in range(40)] + [judged(B) for _ in range(40)]))
+    (together,) = talks.tally(talks.judgements([long(best) for best in (A, B) for _ in range(4)]))
+    assert apart.share == together.share == 0.5 and together.talks == 8
+    assert apart.low and apart.high and together.low and together.high
+    assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
+def test_a_blind_vote_stays() -> None:
+    found = talk(A, B, blind=True)
+    first, second, document = say(found, "one"), say(found, "two"), say(found, "three", kind="base")
+    for turn in (first, second, document):
+        answer(found, turn, A, "x")
+        answer(found, turn, B, "y")
+    vote(found, first, A)
+    vote(found, first, B)
+    assert values(found) == {"ab": 0.0}, "until names are shown it can be changed"
+    assert sorted(found.votable(found.turns[first])) == [A, B]
+    found.add({"revealed": talks.now()})
+    for turn in (first, second):
+        vote(found, turn, A, blind=False)
+    assert [(each.best, each.blind) for each in found.votes.values()] == [((B,), True), ((A,), False)]
+    assert talks.parse(found.text(), "x").votes == found.votes
+    assert sorted(found.votable(found.turns[second])) == [A, B]
+    for turn, said in ((first, "it stays"), (document, "gone on with")):
+        with pytest.raises(UserError, match=said):
+            found.votable(found.turns[turn])
+    written = Reply(turn=second, speaker=A, text="mine", tokens=0, finish="stop")
+    found.add({"reply": written.model_dump(mode="json")})
+    with pytest.raises(UserError, match="two replies that models wrote"):
+        found.votable(found.turns[second])

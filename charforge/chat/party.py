@@ -221,8 +221,8 @@ class Party:
         engine = {"engine": "scripted"} if self.scripted else {}
         return {"charforge": report["charforge"], "python": report["python"], **engine, **found}
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk:
-        """A new talk with these speakers."""
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk:
+        """A new talk with these speakers, as `Talk.begin`."""
         return Talk.begin(self.speakers, blind=blind, seed=seed, versions=self.versions())
 
     def start(self, note: Callable[[str], None] = lambda _: None) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from charforge import __version__, talks
 from charforge.chat.page import command
-from charforge.errors import CharforgeError
+from charforge.errors import CharforgeError, UserError
 from charforge.recipe import Sampling
 from charforge.store import Store
 from charforge.talks import Reply, Speaker, Talk, Turn
@@ -39,7 +39,7 @@ class Answers(Protocol):
     @property
     def sampling(self) -> Sampling: ...
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk: ...
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk: ...
 
     def ask(
         self, talk: Talk, turn: Turn, speakers: Sequence[str] | None = None, *, seconds: float
@@ -54,7 +54,7 @@ class Nobody:
     speakers: tuple[Speaker, ...] = ()
     sampling = Sampling()
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk:
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk:
         raise Refused(409, "nobody is here to talk with", "name them: charforge chat SPEAKER... --web")
 
     def ask(self, talk: Talk, turn: Turn, speakers: Sequence[str] | None = None, *, seconds: float) -> Iterator[Any]:
@@ -183,7 +183,7 @@ class Room:
         *,
         seconds: float,
         system: str | None,
-        seed: int,
+        seed: int | None,
         probes: Probes | None,
         limits: Limits,
     ) -> None:
@@ -406,6 +406,8 @@ class Room:
     def vote(self, session: Session, id_: str, best: Sequence[int]) -> None:
         with session.lock:
             talk, turn = session.talk, turn_of(session.talk, id_)
+            if talk.settled(id_):
+                raise Refused(409, "a blind vote was given here: now that the names are known, it stays")
             if not _votable(session, turn):
                 raise Refused(409, "there is nothing to choose between here")
             chosen = tuple(dict.fromkeys(self._speaker(talk, place) for place in best))
@@ -538,10 +540,10 @@ def _next_draw(talk: Talk, turn: Turn) -> Turn:
 
 def _votable(session: Session, turn: Turn) -> bool:
     """Whether there is something to choose between: what a vote says must be about replies that were drawn."""
-    if turn.kind != "chat" or turn.id in session.coming or len(session.talk.speakers) < 2:
+    try:
+        return turn.id not in session.coming and len(session.talk.votable(turn)) == len(session.talk.speakers)
+    except UserError:
         return False
-    replies = [session.talk.replies.get((turn.id, speaker.id)) for speaker in session.talk.speakers]
-    return all(r is not None and r.finish != "failed" and r.seed is not None for r in replies)
 
 
 def _title(talk: Talk) -> str:
@@ -572,9 +574,10 @@ def _tallied(found: Sequence[Talk]) -> dict[str, Any]:
                 "losses": each.losses,
                 "ties": each.ties,
                 "talks": each.talks,
-                "share": each.share.value,
-                "low": each.share.low,
-                "high": each.share.high,
+                "share": each.share,
+                "low": each.low,
+                "high": each.high,
+                "why": each.why,
             }
             for each in talks.tally(vote for vote in everything if vote.blind is blind)
         ]

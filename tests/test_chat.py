@@ -25,7 +25,9 @@ import pytest
 from charforge import compare, talks
 from charforge.chat import party as parties
 from charforge.chat.party import Party, Piece
+from charforge.chat.party import _Child as Child
 from charforge.chat.probes import TRAINED_ON, Probes
+from charforge.child import child
 from charforge.cli import main
 from charforge.errors import StageError, UserError
 from charforge.models import resolve
@@ -245,6 +247,34 @@ def test_what_can_not_start_says_why(store: Store, tiny_model: Path, tmp_path: P
         assert "start the chat again" in str(error.value) and str(party.log) in str(error.value)
         _, replies = answered(party, talk, say(party, talk, "Hello"))
         assert {reply.finish for reply in replies} == {"failed"} and "changed" in str(replies[0].why)
+
+
+def test_waiting_for_the_engines_ends_in_time_and_can_be_stopped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parties, "_Child", lambda command, *rest: Child(["/bin/sleep", "60"], *rest))
+    with parties.party(store, ["pip@1.0.0", BARE]) as party:
+        talk = party.begin()
+        begun = time.monotonic()
+        _, replies = answered(party, talk, say(party, talk, "Hello"), seconds=0.5)
+        assert {reply.finish for reply in replies} == {"late"} and 0.4 < time.monotonic() - begun < 3
+        turn = say(party, talk, "Again")
+        threading.Timer(0.4, party.stop, [turn.id]).start()
+        _, replies = answered(party, talk, turn, seconds=60)
+        assert {reply.finish for reply in replies} == {"stopped"} and time.monotonic() - begun < 6
+        assert not party._asks
+
+
+def test_what_was_read_is_kept_while_it_is_short() -> None:
+    for length, kept in ((talks.LONGEST_READ, True), (talks.LONGEST_READ + 1, False)):
+        reply = parties._Answer("0" * 8, "1" * 8, 1, read="x" * length).reply("stop")
+        assert (reply.read is not None) is kept
+
+
+def test_a_child_that_can_not_start_leaves_no_pipe(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for log in (tmp_path / "log", tmp_path / "none" / "log"):
+        with pytest.raises(OSError, match="No such file"), child([str(tmp_path / "none")], log, print, Runtime()):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_who_is_not_here_does_not_answer(party: Party) -> None:
@@ -555,11 +585,14 @@ def test_hidden_names_are_in_no_order_and_in_no_file(
 
 
 def test_blind_until_revealed(store: Store) -> None:
-    done = chat(store, "pip@1.0.0", BARE, "--blind", lines="Hello\n/vote A\n/tally\n/history\n/reveal\n/tally\n")
+    done = chat(
+        store, "pip@1.0.0", BARE, "--blind", lines="Hello\n/vote A\n/tally\n/history\n/reveal\n/tally\n/vote B\n"
+    )
     before, after = done.stdout.split("A is ")
     assert "pip" not in before and "smollm" not in before and before.startswith("A: ") and "\nB: " in before
     assert done.returncode == 2 and "the names are hidden" in done.stderr
     assert "pip@1.0.0" in after and re.search(r"[1-9] (better|worse)", after)
+    assert "(1 talk is too few for an interval: 8 are the least)" in after and "it stays" in done.stderr
     talk = talks.read(kept(done))
     (vote,) = talk.votes.values()
     assert vote.blind and vote.best == (talk.speakers[0].id,) and not talk.hidden

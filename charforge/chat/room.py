@@ -12,8 +12,9 @@ import asyncio
 import contextlib
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -93,8 +94,8 @@ class Limits:
     """Turns of a talk."""
     running: int = 4
     """Turns that are answered at once."""
-    tokens: int = 4096
-    """Tokens of a reply."""
+    tokens: int = 8192
+    """Tokens of a reply, as many as ``--max-tokens`` takes."""
     listed: int = 200
     """Talks in the list, the newest first."""
     held: int = 64
@@ -190,7 +191,9 @@ class Room:
         self.party, self.store, self.probes, self.limits = party, store, probes, limits
         self.seconds, self.system, self.seed = seconds, system, seed
         self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
+        # Those that somebody still uses, held or not: one talk must never be open twice.
+        self._used: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+        self._lock = threading.RLock()
 
     # --- finding ---
 
@@ -202,26 +205,29 @@ class Room:
     def hold(self, talk: Talk) -> Session:
         """Go on with a talk: it is kept in this store from now on, under its own id if that is free."""
         self._all_here(talk)
-        record = talks.adopted(self.store, talk)
-        return self._hold(Session(record.talk, record))
+        with self._lock:
+            record = talks.adopted(self.store, talk)
+            return self._hold(Session(record.talk, record))
 
     def find(self, id_: str) -> Session:
         with self._lock:
-            if session := self._sessions.get(id_):
-                # The one used last is the last to go.
-                self._sessions[id_] = self._sessions.pop(id_)
-                return session
-        path = talks.place(self.store, id_)
-        if not path.is_file():
-            raise Refused(404, "there is no such talk")
-        talk = talks.read(path, self.store)
-        if talk.header.id != id_:
-            raise Refused(404, "that file holds another talk")
-        return self._hold(Session(talk, talks.Record(self.store, talk)))
+            if session := self._used.get(id_):
+                return self._hold(session)
+            path = talks.place(self.store, id_)
+            if not path.is_file():
+                raise Refused(404, "there is no such talk")
+            talk = talks.read(path, self.store)
+            if talk.header.id != id_:
+                raise Refused(404, "that file holds another talk")
+            return self._hold(Session(talk, talks.Record(self.store, talk)))
 
     def _hold(self, session: Session) -> Session:
         with self._lock:
-            session = self._sessions.setdefault(session.talk.header.id, session)
+            id_ = session.talk.header.id
+            session = self._used.setdefault(id_, session)
+            # The one used last is the last to go.
+            self._sessions.pop(id_, None)
+            self._sessions[id_] = session
             for id_ in list(self._sessions)[: max(0, len(self._sessions) - self.limits.held)]:
                 if not self._sessions[id_].coming:
                     del self._sessions[id_]
@@ -250,16 +256,16 @@ class Room:
         if trait is not None:
             if self.probes is None or trait not in self.probes.traits:
                 raise Refused(422, f"no trait {trait!r}")
+            # To find what was held out takes long: meanwhile the talk can be read, and goes on.
             with session.lock:
-                text, note = self.probes.next(session.talk, trait)
+                talk = replace(session.talk, turns=dict(session.talk.turns))
+            text, note = self.probes.next(talk, trait)
         if not text.strip() and asked.kind == "chat":
             raise Refused(422, "there is nothing to answer to", "write a message first")
         sampling = self.party.sampling
         if asked.temperature is not None:
             sampling = sampling.model_copy(update={"temperature": asked.temperature})
         if asked.max_tokens is not None:
-            if asked.max_tokens > self.limits.tokens:
-                raise Refused(422, f"a reply can have at most {self.limits.tokens} tokens here")
             sampling = sampling.model_copy(update={"max_tokens": asked.max_tokens})
         with session.lock:
             if asked.parent is not None and asked.parent not in session.talk.turns:
@@ -313,6 +319,8 @@ class Room:
 
     def _ask(self, session: Session, turn: Turn) -> Turn:
         self._ready(session)
+        if turn.sampling.max_tokens > self.limits.tokens:
+            raise Refused(422, f"a reply can have at most {self.limits.tokens} tokens here")
         coming = _Coming(dict.fromkeys(range(len(session.talk.speakers)), ""))
         with self._lock:
             running = sum(len(each.coming) for each in self._sessions.values())

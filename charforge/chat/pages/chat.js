@@ -375,7 +375,7 @@
       h("h2", { class: turn.kind === "base" ? "said document" : "said" }, turn.text),
       isEditing ? editor(turn.text, "Your message", "Send", (text) => send(text, turn.parent, { kind: turn.kind, system: turn.system, prefill: turn.prefill })) : acts,
       h("div", { class: "replies" }, talk.speakers.map((_, place) => reply(turn, place, free))),
-      turn.votable && ballot(turn, number));
+      turn.votable ? ballot(turn, number) : turn.vote !== null && !talk.hidden && h("p", { class: "fine" }, `${turn.blind ? "Blind vote" : "Vote"}: ${voted(turn.vote)}.`));
   };
 
   const how = (turn) => [

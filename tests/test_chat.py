@@ -558,7 +558,12 @@ def test_a_file_does_not_choose_what_is_loaded(
 ) -> None:
     asked: list[str] = []
     named = compare.named
-    monkeypatch.setattr(compare, "named", lambda place, texts: asked.extend(texts) or named(place, texts))
+
+    def recorded(place: Store, texts: list[str]) -> list[compare.Contestant]:
+        asked.extend(texts)
+        return named(place, texts)
+
+    monkeypatch.setattr(compare, "named", recorded)
     path = foreign(tmp_path / "talk.jsonl", "model:somebody/model", "model:/etc", BARE)
     code, error = run(capsys, monkeypatch, "--open", str(path), "--store", str(store.root))
     assert code == 2 and "model:/etc, model:somebody/model" in error and "name those who go on" in error
@@ -731,14 +736,14 @@ def test_an_interrupted_script_keeps_what_was_said(store: Store) -> None:
     process.stdin.write(b"Hello\nAgain\n")
     process.stdin.flush()
     deadline = time.monotonic() + 30
-    while not (new := set(store.root.glob("talks/*.jsonl")) - before) or len(talks.read(*new).turns) < 1:
+    while not (new := set(store.root.glob("talks/*.jsonl")) - before) or len(talks.read(next(iter(new))).turns) < 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 130 and "Traceback" not in error and "to go on: " in error
-    (reply,) = talks.read(*new).replies.values()
+    (reply,) = talks.read(next(iter(new))).replies.values()
     assert reply.finish == "stopped" and reply.text.startswith("I would")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_what_can_not_be_written_was_not_said(tmp_path: Path, monkeypatch: pytes
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as patch:
         if fails == "fsync":
-            patch.setattr(talks.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         else:
             # The disk takes a part of the line.
             resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))

@@ -266,7 +266,8 @@ class Party:
             talk: what was said before.
             turn: what is answered.
             speakers: who answers; None for all of this talk.
-            seconds: the time for all replies, with that for another start of the engines where they died. What is not finished then ends as it is, with finish "late".
+            seconds: the time for all replies, with that for another start of the engines where they died. What is not
+            finished then ends as it is, with finish "late".
         """
         deadline = time.monotonic() + seconds
         asked = list(speakers if speakers is not None else (speaker.id for speaker in talk.speakers))

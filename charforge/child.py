@@ -40,17 +40,22 @@ def child(
     }
     if not uses_cuda(runtime.device):
         environment |= {"CUDA_VISIBLE_DEVICES": "", **preload()}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            pass_fds=(writing,),
-            start_new_session=True,
-        )
-    os.close(writing)
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                pass_fds=(writing,),
+                start_new_session=True,
+            )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
 
     def relay() -> None:
         with os.fdopen(reading, encoding="utf-8") as events:

@@ -25,10 +25,8 @@ from charforge.statistics import (
     proportion,
 )
 from charforge.store import Row
-from charforge.talks import Judgement, Talk, judgements, tally
+from charforge.talks import FEWEST_TALKS, Judgement, Talk, few, judgements, tally
 
-FEWEST_TALKS = 8
-"""With fewer talks there is no interval."""
 FEWEST_DECIDED = 30
 """With fewer decided votes nothing is said of how good a judge is."""
 LONGEST = 8000
@@ -40,10 +38,11 @@ def votes(talks: Iterable[Talk], speakers: Mapping[str, str]) -> list[Row]:
 
     `speakers` has the label of each contestant by its digest, in order. Of a row, `value` is what `contestant`, the later
     one, won over `against`: 1, 0, or 0.5 where neither was better; `said` is what each had read, without system messages.
+    Talks whose names are hidden are not counted yet: who voted would learn who is who.
     """
     order = list(speakers)
     found = []
-    for vote in judgements(talks):
+    for vote in judgements(talk for talk in talks if not talk.hidden):
         if not {vote.first, vote.second} <= set(order):
             continue
         if order.index(vote.first) < order.index(vote.second):
@@ -109,7 +108,6 @@ def preferences(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
     found: list[Row] = []
     for each in tally(_judgement(row) for row in rows):
         mine = [row for row in rows if (row["contestant"], row["against"]) == (each.first, each.second)]
-        few = _few(each.talks)
         p = paired_test([row["value"] - 0.5 for row in mine], [row["talk"] for row in mine])
         found.append(
             {
@@ -120,11 +118,11 @@ def preferences(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
                 "losses": each.losses,
                 "votes": len(mine),
                 "talks": each.talks,
-                "value": each.share.value,
-                "low": None if few else each.share.low,
-                "high": None if few else each.share.high,
-                "p": None if few else p,
-                "why": few,
+                "value": each.share,
+                "low": each.low,
+                "high": each.high,
+                "p": None if each.why else p,
+                "why": each.why,
             }
         )
     found.sort(key=lambda row: (place[row["against"]], place[row["contestant"]]))
@@ -135,12 +133,6 @@ def preferences(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
 def _judgement(row: Row) -> Judgement:
     replies = (row["replies"][0], row["replies"][1])
     return Judgement(row["talk"], row["contestant"], row["against"], row["value"], row["blind"], (), (), replies)
-
-
-def _few(talks: int) -> str | None:
-    if talks >= FEWEST_TALKS:
-        return None
-    return f"{talks} {'talk is' if talks == 1 else 'talks are'} too few for an interval: {FEWEST_TALKS} are the least"
 
 
 def strengths(rows: Sequence[Row], labels: Sequence[str]) -> Row | None:
@@ -159,7 +151,7 @@ def strengths(rows: Sequence[Row], labels: Sequence[str]) -> Row | None:
             if linked & {row["contestant"], row["against"]}
         }
     talks = len({row["talk"] for row in rows})
-    about: Row = {"votes": len(rows), "talks": talks, "items": [], "why": _few(talks)}
+    about: Row = {"votes": len(rows), "talks": talks, "items": [], "why": few(talks)}
     if apart := [label for label in labels if label not in linked]:
         return {**about, "why": f"no votes link {labels[0]} with {', '.join(apart)}"}
     outcomes = [Outcome(row["contestant"], row["against"], row["value"], row["talk"]) for row in rows]
@@ -190,7 +182,7 @@ def agreement(name: str, rows: Sequence[Row], prefers: Callable[[Row], float | N
     by_talk: dict[str, list[tuple[float, float]]] = {}
     for row, said in known:
         by_talk.setdefault(row["talk"], []).append((row["value"], said))
-    few = _few(len(set(talks)))
+    why_few = few(len(set(talks)))
     value, gained = proportion(right, talks), paired_change(right, by_length, talks)
     ac1 = bootstrap(by_talk, lambda pairs: gwet_ac1([a for a, _ in pairs], [b for _, b in pairs]), n=1000)
     why = None
@@ -204,11 +196,11 @@ def agreement(name: str, rows: Sequence[Row], prefers: Callable[[Row], float | N
         "decided": len(decided),
         "talks": len(set(talks)),
         "unscored": len(rows) - len(known),
-        "agreement": _estimate(value, few),
-        "over_length": _estimate(gained, few),
+        "agreement": _estimate(value, why_few),
+        "over_length": _estimate(gained, why_few),
         "kappa": cohen_kappa(people, rule),
         "ac1": _estimate(ac1, None),
-        "why": why or few,
+        "why": why or why_few,
     }
 
 

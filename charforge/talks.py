@@ -14,6 +14,7 @@ names were shown. The file is the talk: `STORE/talks/ID.jsonl` and what is share
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -31,14 +32,18 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from charforge.constitution import Message
 from charforge.errors import Place, UserError
 from charforge.recipe import Sampling
-from charforge.statistics import Estimate, proportion
+from charforge.statistics import proportion
 from charforge.store import Store, to_line, write_atomic
 
 FOLDER = "talks"
 MOST_BYTES = 8 * 1024 * 1024
-"""A larger talk is not read."""
+"""A larger talk is not read, unless it is the store's own."""
 LONGEST = 32_000
 """The longest message, in characters."""
+FEWEST_TALKS = 8
+"""With votes in fewer talks there is no interval."""
+LONGEST_READ = 8_000
+"""Of what a model read, more characters than these are not kept: they follow from the talk and the template."""
 DATA = '<script type="application/jsonl" id="talk">'
 """What the talk's lines stand behind in a page that holds them."""
 
@@ -106,13 +111,14 @@ class Reply(_Event):
     seed: int | None = None
     """The seed of the draw; None where a person wrote or changed the reply."""
     read: Annotated[str, StringConstraints(max_length=40 * LONGEST)] | None = None
-    """What the model read, word for word."""
+    """What the model read, word for word; None where it was longer than `LONGEST_READ`, or is not known."""
     why: Text | None = None
     """Why it failed."""
 
 
 class Vote(_Event):
-    """Which replies to a turn the person liked best. A later vote on the same turn takes the place of an earlier one."""
+    """Which replies to a turn the person liked best. A later vote on the same turn takes the place of an earlier one,
+    but for an open one after a blind one."""
 
     turn: Id
     shown: tuple[Id, ...] = Field(min_length=2)
@@ -156,13 +162,18 @@ class Talk:
     replies: dict[tuple[str, str], Reply] = field(default_factory=dict)
     """By turn and speaker."""
     votes: dict[str, Vote] = field(default_factory=dict)
-    """The last one on each turn."""
+    """The last one on each turn; the last blind one, if there is one."""
     revealed: str | None = None
     """When names were shown."""
 
     @classmethod
-    def begin(cls, speakers: Sequence[Speaker], *, blind: bool = False, seed: int = 0, **about: Any) -> Talk:
-        """A new talk. Blind, the speakers take their places by chance."""
+    def begin(cls, speakers: Sequence[Speaker], *, blind: bool = False, seed: int | None = None, **about: Any) -> Talk:
+        """A new talk, with a seed by chance unless one is given. Blind, the speakers take their places by chance.
+
+        With one seed for all, the same words would draw the same replies in every talk: several would be no more evidence
+        than one, and an open talk would tell whose replies a blind one shows.
+        """
+        seed = secrets.randbelow(2**31) if seed is None else seed
         places = list(speakers)
         if blind:
             secrets.SystemRandom().shuffle(places)
@@ -217,8 +228,36 @@ class Talk:
                 found.append({"role": "assistant", "content": each.prefill + reply.text})
         return (*found, {"role": "user", "content": last.text})
 
+    def settled(self, turn: str) -> bool:
+        """Whether a blind vote was given on this turn, and names are known now: it stays."""
+        return not self.hidden and turn in self.votes and self.votes[turn].blind
+
+    def votable(self, turn: Turn) -> list[str]:
+        """The speakers whose replies to a turn can be voted on: those that a model drew, in the order of their places.
+
+        Raises:
+            UserError: there is nothing to choose between.
+        """
+        if turn.kind != "chat":
+            raise UserError("a text that was gone on with is not voted on")
+        if self.settled(turn.id):
+            raise UserError("a blind vote was given here: now that the names are known, it stays")
+        replies = ((speaker.id, self.replies.get((turn.id, speaker.id))) for speaker in self.speakers)
+        drawn = [id_ for id_, reply in replies if reply and reply.finish != "failed" and reply.seed is not None]
+        if len(drawn) < 2:
+            raise UserError("a vote needs two replies that models wrote to the message")
+        return drawn
+
     def add(self, event: Mapping[str, Any]) -> None:
         """Take one event of the file.
+
+        Raises:
+            ValueError: it does not fit what is there.
+        """
+        self.take(self.checked(event))
+
+    def checked(self, event: Mapping[str, Any]) -> Turn | Reply | Vote | str:
+        """What an event of the file says; nothing changes.
 
         Raises:
             ValueError: it does not fit what is there.
@@ -231,21 +270,32 @@ class Talk:
                 raise ValueError(f"turn {turn.id} is there already")
             if turn.parent is not None and turn.parent not in self.turns:
                 raise ValueError(f"turn {turn.id} goes on from {turn.parent}, which is not there")
-            self.turns[turn.id] = turn
-        elif kind == "reply":
+            return turn
+        if kind == "reply":
             reply = Reply.model_validate(data)
             self._check(reply.turn, {reply.speaker}, known)
-            self.replies[reply.turn, reply.speaker] = reply
-        elif kind == "vote":
+            return reply
+        if kind == "vote":
             vote = Vote.model_validate(data)
             self._check(vote.turn, {*vote.shown, *vote.best}, known)
             if len(set(vote.shown)) < len(vote.shown) or not set(vote.best) <= set(vote.shown):
                 raise ValueError("a vote is for speakers that were shown, each once")
-            self.votes[vote.turn] = vote
-        elif kind == "revealed":
-            self.revealed = self.revealed or str(data)[:40]
+            return vote
+        if kind == "revealed":
+            return str(data)[:40]
+        raise ValueError(f"unknown event {kind!r}")
+
+    def take(self, found: Turn | Reply | Vote | str) -> None:
+        """Take what `checked` found."""
+        if isinstance(found, Turn):
+            self.turns[found.id] = found
+        elif isinstance(found, Reply):
+            self.replies[found.turn, found.speaker] = found
+        elif isinstance(found, Vote):
+            if not self.settled(found.turn) or found.blind:
+                self.votes[found.turn] = found
         else:
-            raise ValueError(f"unknown event {kind!r}")
+            self.revealed = self.revealed or found
 
     def _check(self, turn: str, speakers: set[str], known: set[str]) -> None:
         if turn not in self.turns:
@@ -271,16 +321,18 @@ class Talk:
         return "".join(to_line(event) for event in self.events())
 
 
-def parse(text: str, place: str) -> Talk:
+def parse(text: str, place: str, *, limited: bool = True) -> Talk:
     """The talk of a file, or of a page that holds one. A last line that was cut short, as by a kill, is left out.
+
+    One from elsewhere has at most `MOST_BYTES`; `limited` is False for a store's own.
 
     Raises:
         UserError: naming the line that is wrong.
     """
     before, found, data = text.partition(DATA)
     text, first = (data.partition("</script>")[0], before.count("\n") + 1) if found else (text, 1)
-    if len(text) > MOST_BYTES or len(text.encode(errors="replace")) > MOST_BYTES:
-        raise UserError(f"the talk is larger than {MOST_BYTES // 2**20} MiB", place=place)
+    if limited and (len(text) > MOST_BYTES or len(text.encode(errors="replace")) > MOST_BYTES):
+        raise _too_large(place)
     lines = text.split("\n")
     talk: Talk | None = None
     for number, line in enumerate(lines, first):
@@ -327,19 +379,41 @@ class Record:
             write_atomic(self.path, talk.text())
 
     def add(self, kind: Literal["turn", "reply", "vote", "revealed"], data: _Event | str) -> None:
-        """Add an event: it is on disk when this returns."""
+        """Add an event: it is on disk when this returns.
+
+        Raises:
+            ValueError: it does not fit what is there.
+            UserError: it can not be written. The talk and its file are what they were.
+        """
         event: dict[str, Any] = {kind: data if isinstance(data, str) else data.model_dump(mode="json")}
         with self._lock:
-            self.talk.add(event)
-            with self.path.open("a+b") as file:
-                # What a kill cut short is closed off, so that this line stands alone.
-                if file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        _drop_last_line(self.path)
-                file.write(to_line(event).encode())
-                file.flush()
-                os.fsync(file.fileno())
+            found = self.talk.checked(event)
+            try:
+                _append(self.path, to_line(event).encode())
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise UserError(f"the talk can not be written: {why}", place=str(self.path)) from error
+            self.talk.take(found)
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Write a line at the end, on disk when this returns. Where that fails the file is what it was."""
+    # Without a buffer: what could not be written must not be written again when the file is closed.
+    with path.open("a+b", buffering=0) as file:
+        # What a kill cut short is closed off, so that this line stands alone.
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                _drop_last_line(path)
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
 
 
 def _drop_last_line(path: Path) -> None:
@@ -355,19 +429,26 @@ def place(store: Store, id_: str) -> Path:
     return store.root / FOLDER / f"{id_}.jsonl"
 
 
-def read(path: Path) -> Talk:
+def read(path: Path, store: Store | None = None) -> Talk:
     """The talk in a file that charforge wrote: JSON Lines, or the page that holds them.
 
+    The files of `store` may have any size: what was kept must never be refused.
+
     Raises:
-        UserError: it can not be read, or is no talk.
+        UserError: it can not be read, is too large, or is no talk.
     """
+    own = store is not None and path.resolve().parent == (store.root / FOLDER).resolve()
     try:
-        if path.stat().st_size > 2 * MOST_BYTES:
-            raise UserError(f"the talk is larger than {MOST_BYTES // 2**20} MiB", place=str(path))
+        if not own and path.stat().st_size > 2 * MOST_BYTES:
+            raise _too_large(str(path))
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the talk can not be read: {_first(error)}", place=str(path)) from error
-    return parse(text, str(path))
+    return parse(text, str(path), limited=not own)
+
+
+def _too_large(place: str) -> UserError:
+    return UserError(f"the talk is larger than {MOST_BYTES / 2**20:g} MiB", place=place)
 
 
 def opened(store: Store, path: Path) -> Record:
@@ -376,7 +457,7 @@ def opened(store: Store, path: Path) -> Record:
     Raises:
         UserError: it can not be read, or is no talk.
     """
-    return adopted(store, read(path))
+    return adopted(store, read(path, store))
 
 
 def adopted(store: Store, talk: Talk) -> Record:
@@ -385,7 +466,7 @@ def adopted(store: Store, talk: Talk) -> Record:
     The new one has no votes: they count once, where they were given.
     """
     known = place(store, talk.header.id)
-    if known.is_file() and read(known).text() != talk.text():
+    if known.is_file() and read(known, store).text() != talk.text():
         header = talk.header.model_copy(update={"id": new_id(12)})
         talk = Talk(header, talk.turns, talk.replies, {}, talk.revealed)
     return Record(store, talk)
@@ -396,7 +477,7 @@ def kept(store: Store) -> Iterator[Talk]:
     found = []
     for path in (store.root / FOLDER).glob("*.jsonl"):
         try:
-            found.append(read(path))
+            found.append(read(path, store))
         except UserError:
             continue
     yield from sorted(found, key=lambda talk: (talk.header.made, talk.header.id))
@@ -465,8 +546,13 @@ class Preference:
     losses: int
     ties: int
     talks: int
-    share: Estimate
-    """Of wins, a tie counting half, with an interval that clusters by talk: who talks to a speaker for long votes often."""
+    share: float
+    """Of wins, a tie counting half."""
+    low: float | None
+    high: float | None
+    """Its 95% interval, which clusters by talk: who talks to a speaker for long votes often."""
+    why: str | None
+    """Why there is no interval."""
 
 
 def tally(found: Iterable[Judgement]) -> list[Preference]:
@@ -480,5 +566,14 @@ def tally(found: Iterable[Judgement]) -> list[Preference]:
         share = proportion(values, [vote.talk for vote in votes])
         assert share is not None
         wins, losses, ties = (values.count(value) for value in (1.0, 0.0, 0.5))
-        result.append(Preference(one, other, wins, losses, ties, share.clusters, share))
+        why = few(share.clusters)
+        low, high = (None, None) if why else (share.low, share.high)
+        result.append(Preference(one, other, wins, losses, ties, share.clusters, share.value, low, high, why))
     return result
+
+
+def few(talks: int) -> str | None:
+    """Why so many talks have no interval, or None."""
+    if talks >= FEWEST_TALKS:
+        return None
+    return f"{talks} {'talk is' if talks == 1 else 'talks are'} too few for an interval: {FEWEST_TALKS} are the least"

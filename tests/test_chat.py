@@ -25,7 +25,9 @@ import pytest
 from charforge import compare, talks
 from charforge.chat import party as parties
 from charforge.chat.party import Party, Piece
+from charforge.chat.party import _Child as Child
 from charforge.chat.probes import TRAINED_ON, Probes
+from charforge.child import child
 from charforge.cli import main
 from charforge.errors import StageError, UserError
 from charforge.models import resolve
@@ -138,13 +140,17 @@ def test_a_talk_decides_its_replies(party: Party) -> None:
         return found
 
     both = ("Hello", 0), ("Go on", 0)
-    first = replies(party.begin(), *both)
-    assert first == replies(party.begin(), *both) and len(set(first)) == 4
-    assert first[:2] == replies(party.begin(), ("Hello", 0)) != replies(party.begin(), ("Hello", 1))
-    assert first[2:] != replies(party.begin(), ("Hi", 0), ("Go on", 0))[2:], "what was said before counts"
+    first = replies(party.begin(seed=0), *both)
+    assert first == replies(party.begin(seed=0), *both) and len(set(first)) == 4
+    assert first[:2] == replies(party.begin(seed=0), ("Hello", 0)) != replies(party.begin(seed=0), ("Hello", 1))
+    assert first[2:] != replies(party.begin(seed=0), ("Hi", 0), ("Go on", 0))[2:], "what was said before counts"
     assert first[:2] != replies(party.begin(seed=1), ("Hello", 0))
+    # Talks are no independent evidence where the same words draw the same replies.
+    fresh = party.begin(), party.begin(blind=True)
+    assert fresh[0].header.seed != fresh[1].header.seed
+    assert replies(fresh[0], ("Hello", 0)) != replies(fresh[1], ("Hello", 0))
     # Whoever else is asked changes nothing.
-    talk = party.begin()
+    talk = party.begin(seed=0)
     turn = say(party, talk, "Hello")
     (alone,) = (each for each in party.ask(talk, turn, [party.speakers[1].id]) if isinstance(each, Reply))
     assert alone.text == first[1]
@@ -241,6 +247,34 @@ def test_what_can_not_start_says_why(store: Store, tiny_model: Path, tmp_path: P
         assert "start the chat again" in str(error.value) and str(party.log) in str(error.value)
         _, replies = answered(party, talk, say(party, talk, "Hello"))
         assert {reply.finish for reply in replies} == {"failed"} and "changed" in str(replies[0].why)
+
+
+def test_waiting_for_the_engines_ends_in_time_and_can_be_stopped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parties, "_Child", lambda command, *rest: Child(["/bin/sleep", "60"], *rest))
+    with parties.party(store, ["pip@1.0.0", BARE]) as party:
+        talk = party.begin()
+        begun = time.monotonic()
+        _, replies = answered(party, talk, say(party, talk, "Hello"), seconds=0.5)
+        assert {reply.finish for reply in replies} == {"late"} and 0.4 < time.monotonic() - begun < 3
+        turn = say(party, talk, "Again")
+        threading.Timer(0.4, party.stop, [turn.id]).start()
+        _, replies = answered(party, talk, turn, seconds=60)
+        assert {reply.finish for reply in replies} == {"stopped"} and time.monotonic() - begun < 6
+        assert not party._asks
+
+
+def test_what_was_read_is_kept_while_it_is_short() -> None:
+    for length, kept in ((talks.LONGEST_READ, True), (talks.LONGEST_READ + 1, False)):
+        reply = parties._Answer("0" * 8, "1" * 8, 1, read="x" * length).reply("stop")
+        assert (reply.read is not None) is kept
+
+
+def test_a_child_that_can_not_start_leaves_no_pipe(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for log in (tmp_path / "log", tmp_path / "none" / "log"):
+        with pytest.raises(OSError, match="No such file"), child([str(tmp_path / "none")], log, print, Runtime()):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_who_is_not_here_does_not_answer(party: Party) -> None:
@@ -474,12 +508,96 @@ def test_a_shared_talk_needs_its_speakers(store: Store, tmp_path: Path) -> None:
     assert one.returncode == 0 and len(talk.turns) == 2 and len(talk.replies) == 3, "one of two goes on"
 
 
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
+    """The command in this process: its exit code, and what it said on standard error."""
+    monkeypatch.setattr(sys, "argv", ["charforge", "chat", *words])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        main()
+    signal.signal(signal.SIGTERM, before)
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+def foreign(path: Path, *references: str, blind: bool = False) -> Path:
+    """A talk from elsewhere between these."""
+    ids = [f"c0ffee{number:02d}" for number in range(len(references))]
+    speakers = [
+        talks.Speaker(id=id_, kind="model", label=reference, reference=reference, model="m")
+        for id_, reference in zip(ids, references, strict=True)
+    ]
+    talk = Talk(talks.Header(id="abcdef0123", speakers=tuple(speakers), blind=blind, made=talks.now()))
+    path.write_text(talk.text(), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["model:./\x1b]0;owned\x07\x1b[31mx", "wr\x1b[31men@1.0.0\x07", "model:builtin:\x1b[2J\x07", "prompt:\x1b\x07"],
+)
+def test_errors_about_a_talk_do_nothing_to_the_terminal(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    path = foreign(tmp_path / "evil.jsonl", reference, BARE)
+    for words in ((), (BARE,), ("pip@1.0.0",)):
+        code, error = run(capsys, monkeypatch, "--open", str(path), *words, "--store", str(store.root))
+        assert code == 2 and not re.search("[\x1b\x07]", error) and "Traceback" not in error, error
+        assert re.search(r"⟦U\+001B⟧|\\x1b", error) and "\n  name" in error.replace("\n  who", "\n  name"), (
+            "it is named, and the hint has its own line"
+        )
+    path.write_text(json.dumps({"talk": {"\x1b]0;owned\x07": 1}}))
+    code, error = run(capsys, monkeypatch, "--open", str(path), "--store", str(store.root))
+    assert code == 2 and "this is no talk" in error and "\x1b" not in error
+
+
+def test_a_file_does_not_choose_what_is_loaded(
+    store: Store,
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    named = compare.named
+
+    def recorded(place: Store, texts: list[str]) -> list[compare.Contestant]:
+        asked.extend(texts)
+        return named(place, texts)
+
+    monkeypatch.setattr(compare, "named", recorded)
+    path = foreign(tmp_path / "talk.jsonl", "model:somebody/model", "model:/etc", BARE)
+    code, error = run(capsys, monkeypatch, "--open", str(path), "--store", str(store.root))
+    assert code == 2 and "model:/etc, model:somebody/model" in error and "name those who go on" in error
+    assert asked == [], "nothing was looked up"
+    # A model in a folder is named again by the one who goes on.
+    done = chat(store, "pip@1.0.0", f"model:{tiny_model}", lines="Hello\n")
+    assert f"{kept(done)} pip@1.0.0/" in done.stderr and f" model:{tiny_model} --store" in done.stderr, done.stderr
+    more = chat(store, "--open", str(kept(done)), "pip@1.0.0", f"model:{tiny_model}", lines="Go on\n")
+    assert more.returncode == 0 and len(talks.read(kept(done)).turns) == 2
+    code, error = run(capsys, monkeypatch, "--open", str(kept(done)), "--store", str(store.root))
+    assert code == 2 and "name those who go on" in error and asked == []
+
+
+def test_hidden_names_are_in_no_order_and_in_no_file(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = foreign(tmp_path / "talk.jsonl", "model:builtin:zeta", "model:builtin:alpha", blind=True)
+    code, error = run(capsys, monkeypatch, "--open", str(path), "pip@1.0.0", "--store", str(store.root))
+    assert code == 2 and "who takes part: model:builtin:alpha, model:builtin:zeta" in error
+    lines = f"Hello\n/save {tmp_path}/a.jsonl\n/save {tmp_path}/a.html\n/reveal\n/save {tmp_path}/b.jsonl\n"
+    done = chat(store, "pip@1.0.0", BARE, "--blind", lines=lines)
+    assert done.returncode == 2 and done.stderr.count("the names are hidden") == 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["b.jsonl", "talk.jsonl"]
+
+
 def test_blind_until_revealed(store: Store) -> None:
-    done = chat(store, "pip@1.0.0", BARE, "--blind", lines="Hello\n/vote A\n/tally\n/history\n/reveal\n/tally\n")
+    done = chat(
+        store, "pip@1.0.0", BARE, "--blind", lines="Hello\n/vote A\n/tally\n/history\n/reveal\n/tally\n/vote B\n"
+    )
     before, after = done.stdout.split("A is ")
     assert "pip" not in before and "smollm" not in before and before.startswith("A: ") and "\nB: " in before
     assert done.returncode == 2 and "the names are hidden" in done.stderr
     assert "pip@1.0.0" in after and re.search(r"[1-9] (better|worse)", after)
+    assert "(1 talk is too few for an interval: 8 are the least)" in after and "it stays" in done.stderr
     talk = talks.read(kept(done))
     (vote,) = talk.votes.values()
     assert vote.blind and vote.best == (talk.speakers[0].id,) and not talk.hidden
@@ -618,14 +736,14 @@ def test_an_interrupted_script_keeps_what_was_said(store: Store) -> None:
     process.stdin.write(b"Hello\nAgain\n")
     process.stdin.flush()
     deadline = time.monotonic() + 30
-    while not (new := set(store.root.glob("talks/*.jsonl")) - before) or len(talks.read(*new).turns) < 1:
+    while not (new := set(store.root.glob("talks/*.jsonl")) - before) or len(talks.read(next(iter(new))).turns) < 1:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 130 and "Traceback" not in error and "to go on: " in error
-    (reply,) = talks.read(*new).replies.values()
+    (reply,) = talks.read(next(iter(new))).replies.values()
     assert reply.finish == "stopped" and reply.text.startswith("I would")
 
 

@@ -64,7 +64,7 @@ class Scripted:
         )
         self.fails: set[str] = set()
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk:
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk:
         return Talk.begin(self.speakers, blind=blind, seed=seed, versions={"charforge": "9.9"})
 
     def ask(
@@ -366,9 +366,13 @@ def test_votes_count_after_names_are_shown_and_blind_ones_apart(page: Page) -> N
     (unseen,), (seen,) = found["unseen"], found["open"]
     assert (unseen["wins"], unseen["losses"], unseen["ties"]) == ((1, 0, 0) if unseen["first"] == winner else (0, 1, 0))
     assert (seen["wins"], seen["losses"], seen["ties"]) == (0, 0, 1)
-    assert unseen["low"] < 0.5 < unseen["high"]
-    page.post(f"/api/talks/{id_}/turns/{turn['id']}/vote", {"best": [2]}, status=422)
-    page.post(f"/api/talks/{id_}/turns/{turn['id']}/vote", {"best": [-1]}, status=422)
+    assert unseen["low"] is unseen["high"] is None and "1 talk is too few" in unseen["why"]
+    page.post(f"/api/talks/{id_}/turns/{other['id']}/vote", {"best": [2]}, status=422)
+    page.post(f"/api/talks/{id_}/turns/{other['id']}/vote", {"best": [-1]}, status=422)
+    refused = page.post(f"/api/talks/{id_}/turns/{turn['id']}/vote", {"best": [0]}, status=409)
+    assert "it stays" in refused["error"]
+    after = page.get(f"/api/talks/{id_}")["turns"][0]
+    assert (after["vote"], after["blind"], after["votable"]) == ([1], True, False)
 
 
 def test_one_speaker_can_not_be_hidden(store: Store) -> None:
@@ -543,6 +547,65 @@ def test_limits(store: Store) -> None:
         page.heard(id_, turn["id"])
     page.say(id_, "d")
     page.post(f"/api/talks/{id_}/turns", {"text": "e"}, status=409)
+
+
+def test_as_many_tokens_as_the_command_takes(store: Store) -> None:
+    page = Page(Scripted(), store)
+    page.party.sampling = Sampling(max_tokens=8192)
+    about, id_ = page.get("/api/about"), page.begin()
+    assert about["max_tokens"] == about["most_tokens"] == 8192
+    assert page.say(id_, "Hello", max_tokens=about["max_tokens"])["max_tokens"] == 8192
+    page.post(f"/api/talks/{id_}/turns", {"text": "a", "max_tokens": 8193}, status=422)
+    fewer = Page(page.party, store, limits=room.Limits(tokens=100))
+    assert "at most 100" in fewer.post(f"/api/talks/{fewer.begin()}/turns", {"text": "a"}, status=422)["error"]
+
+
+def test_a_talk_in_use_is_open_once(store: Store) -> None:
+    page = Page(Scripted(), store, limits=room.Limits(held=1))
+    second = page.begin()
+    page.say(second, "Hello")
+    ids = [second]
+    for _ in range(3):
+        ids.append(page.begin())
+        page.say(ids[-1], "Hello")
+    found = page.app.state.room
+    used = found.find(second)
+    assert found.find(ids[1]) is not used and list(found._sessions) == [ids[1]]
+    assert found.find(second) is used, "it went from memory, but not while somebody uses it"
+    opened: list[Any] = []
+    threads = [threading.Thread(target=lambda: opened.append(found.find(ids[2]))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(session) for session in opened}) == 1
+
+
+def test_a_probe_that_takes_long_holds_nobody_up(page: Page) -> None:
+    id_ = page.begin()
+    page.say(id_, "Hello")
+    found, goes_on, asked = page.app.state.room, threading.Event(), threading.Event()
+
+    class Slow(Probing):
+        def next(self, talk: Talk, trait: str) -> tuple[str, str | None]:
+            asked.set()
+            assert goes_on.wait(10)
+            return f"Probe after {len(talk.turns)}", None
+
+    found.probes = Slow()
+    turns: list[Turn] = []
+    thread = threading.Thread(
+        target=lambda: turns.append(found.turn(found.find(id_), room.NewTurn(trait="asks-back"))[0])
+    )
+    thread.start()
+    assert asked.wait(10)
+    reading = threading.Thread(target=lambda: found.view(found.find(id_)))
+    reading.start()
+    reading.join(timeout=5)
+    assert not reading.is_alive()
+    goes_on.set()
+    thread.join(timeout=10)
+    assert [turn.text for turn in turns] == ["Probe after 1"]
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,14 @@ def test_few_talks_have_no_interval() -> None:
     assert data["length"]["agreement"]["low"] is None and "too few to calibrate" in data["length"]["why"]
 
 
+def test_hidden_talks_are_not_counted_yet() -> None:
+    hidden = talk(([B], ["one", "two"]))
+    hidden.header = hidden.header.model_copy(update={"blind": True})
+    assert rows([hidden]) == []
+    hidden.add({"revealed": now()})
+    assert len(rows([hidden])) == 1
+
+
 def test_open_votes_are_apart() -> None:
     data = people.read(
         rows([*drawn(9, 1.0), *(talk(([A], ["one", "two"]), blind=False) for _ in range(50))]),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +204,56 @@ def test_opening_loses_nothing(tmp_path: Path) -> None:
     assert len(talks.read(first.path).turns) == 3
 
 
+def test_a_store_reads_its_own_talks_whatever_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, shared = Store(tmp_path / "store"), tmp_path / "shared.jsonl"
+    record = Record(store, talk())
+    monkeypatch.setattr(talks, "MOST_BYTES", 2048)
+    while record.path.stat().st_size <= 3 * talks.MOST_BYTES:
+        record.add("turn", Turn(id=talks.new_id(), text="x" * 500, sampling=Sampling(), made=talks.now()))
+    assert [each.header.id for each in talks.kept(store)] == [record.talk.header.id]
+    assert talks.opened(store, record.path).talk == record.talk == talks.read(record.path, store)
+    assert talks.adopted(store, record.talk).path == record.path
+    shared.write_bytes(record.path.read_bytes())
+    for read in (
+        lambda: talks.read(shared, store),
+        lambda: talks.read(record.path),
+        lambda: talks.opened(store, shared),
+    ):
+        with pytest.raises(UserError, match="larger than"):
+            read()
+    with pytest.raises(UserError, match="larger than"):
+        talks.parse(record.path.read_text(), "x")
+
+
+@pytest.mark.parametrize("fails", ["fsync", "write"])
+def test_what_can_not_be_written_was_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    record = Record(Store(tmp_path), talk())
+    first, lost, third = (
+        Turn(id=talks.new_id(), text=text * 9, sampling=Sampling(), made=talks.now()) for text in ("a", "b", "c")
+    )
+    record.add("turn", first)
+    before = record.path.read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        if fails == "fsync":
+            patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        else:
+            # The disk takes a part of the line.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        try:
+            with pytest.raises(UserError, match=r"can not be written: (No space|File too large)"):
+                record.add("turn", lost)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+    assert list(record.talk.turns) == [first.id] and record.path.read_bytes() == before
+    record.add("turn", third.model_copy(update={"parent": first.id}))
+    assert list(talks.read(record.path).turns) == [first.id, third.id]
+    with pytest.raises(ValueError, match="is not there"):
+        record.add("turn", third.model_copy(update={"id": talks.new_id(), "parent": lost.id}))
+
+
 # --- votes --------------------------------------------------------------------------------------------------------------
 
 
@@ -262,7 +315,10 @@ def test_a_planted_preference_is_counted() -> None:
     found = [judged(A) for _ in range(7)] + [judged(B) for _ in range(2)] + [judged(A, B), judged(), judged()]
     (pair,) = talks.tally(talks.judgements(found))
     assert (pair.first, pair.second, pair.wins, pair.losses, pair.ties, pair.talks) == (A, B, 7, 2, 3, 12)
-    assert pair.share.value == pytest.approx(8.5 / 12) and pair.share.low < 0.6 < pair.share.value < pair.share.high < 1
+    assert pair.low is not None and pair.high is not None and pair.why is None
+    assert pair.share == pytest.approx(8.5 / 12) and pair.low < 0.6 < pair.share < pair.high < 1
+    (pair,) = talks.tally(talks.judgements(found[:7]))
+    assert (pair.share, pair.low, pair.high) == (1.0, None, None) and "7 talks are too few" in str(pair.why)
 
 
 def test_many_votes_in_one_talk_are_no_more_than_one_opinion() -> None:
@@ -276,7 +332,33 @@ def test_many_votes_in_one_talk_are_no_more_than_one_opinion() -> None:
             vote(found, at, best)
         return found
 
-    (apart,) = talks.tally(talks.judgements([judged(A) for _ in range(20)] + [judged(B) for _ in range(20)]))
-    (together,) = talks.tally(talks.judgements([long(A), long(A), long(B), long(B)]))
-    assert apart.share.value == together.share.value == 0.5 and together.talks == 4
-    assert together.share.high - together.share.low > 1.5 * (apart.share.high - apart.share.low)
+    (apart,) = talks.tally(talks.judgements([judged(A) for _ in range(40)] + [judged(B) for _ in range(40)]))
+    (together,) = talks.tally(talks.judgements([long(best) for best in (A, B) for _ in range(4)]))
+    assert apart.share == together.share == 0.5 and together.talks == 8
+    assert apart.low and apart.high and together.low and together.high
+    assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
+def test_a_blind_vote_stays() -> None:
+    found = talk(A, B, blind=True)
+    first, second, document = say(found, "one"), say(found, "two"), say(found, "three", kind="base")
+    for turn in (first, second, document):
+        answer(found, turn, A, "x")
+        answer(found, turn, B, "y")
+    vote(found, first, A)
+    vote(found, first, B)
+    assert values(found) == {"ab": 0.0}, "until names are shown it can be changed"
+    assert sorted(found.votable(found.turns[first])) == [A, B]
+    found.add({"revealed": talks.now()})
+    for turn in (first, second):
+        vote(found, turn, A, blind=False)
+    assert [(each.best, each.blind) for each in found.votes.values()] == [((B,), True), ((A,), False)]
+    assert talks.parse(found.text(), "x").votes == found.votes
+    assert sorted(found.votable(found.turns[second])) == [A, B]
+    for turn, said in ((first, "it stays"), (document, "gone on with")):
+        with pytest.raises(UserError, match=said):
+            found.votable(found.turns[turn])
+    written = Reply(turn=second, speaker=A, text="mine", tokens=0, finish="stop")
+    found.add({"reply": written.model_dump(mode="json")})
+    with pytest.raises(UserError, match="two replies that models wrote"):
+        found.votable(found.turns[second])

@@ -133,5 +133,13 @@ def _tallies(talk: Talk, names: dict[str, str]) -> list[dict[str, Any]]:
         for each in found:
             counts = {"wins": each.wins, "losses": each.losses, "ties": each.ties}
             pair = {"first": names[each.first], "second": names[each.second]}
-            result.append({"title": title, **pair, **counts, "share": plots.interval(each.share.as_dict())})
+            result.append(
+                {
+                    "title": title,
+                    **pair,
+                    **counts,
+                    "share": plots.interval({"value": each.share, "low": each.low, "high": each.high}),
+                    "why": each.why,
+                }
+            )
     return result

@@ -32,6 +32,9 @@ MAX_TOKENS = 256
 SECONDS = 120.0
 """The time for all replies to a turn, unless another is asked for."""
 
+# How often one who waits for the engines looks whether it was stopped, in seconds.
+_WAIT = 0.05
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -48,6 +51,7 @@ class _Ask:
     turn: str
     events: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
     """What the child says of it, and ``stop``."""
+    stopped: threading.Event = field(default_factory=threading.Event)
 
 
 class _Child:
@@ -194,7 +198,6 @@ class Party:
             "store": str(store.root.resolve()),
         }
         write_atomic(self._job, json.dumps(job, indent=1))
-        self._starting = threading.Lock()
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._asks: dict[str, list[_Ask]] = {}
@@ -221,8 +224,8 @@ class Party:
         engine = {"engine": "scripted"} if self.scripted else {}
         return {"charforge": report["charforge"], "python": report["python"], **engine, **found}
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk:
-        """A new talk with these speakers."""
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk:
+        """A new talk with these speakers, as `Talk.begin`."""
         return Talk.begin(self.speakers, blind=blind, seed=seed, versions=self.versions())
 
     def start(self, note: Callable[[str], None] = lambda _: None) -> None:
@@ -231,23 +234,25 @@ class Party:
         Raises:
             StageError: they could not be started, with the reason and what to do.
         """
-        self._living(note)
+        self._living(lambda: False, note)
 
-    def _living(self, note: Callable[[str], None] = lambda _: None) -> _Child:
-        with self._starting:
-            with self._lock:
-                if self._closed:
-                    raise StageError("the chat is closed")
-                if self._child is None or self._child.why is not None:
-                    self._failed = self._failed or self._child is not None
-                    command = [sys.executable, "-m", "charforge.chat.serving", str(self._job)]
-                    self._child = _Child(command, self.log, self._runtime, note)
-                found = self._child
-            found.settled.wait()
-            if found.why is not None and not found.engines:
-                self._failed = True
-                raise found.failure
-            return found
+    def _living(self, enough: Callable[[], bool], note: Callable[[str], None] = lambda _: None) -> _Child | None:
+        """The child, once it is ready; None where waiting for it was `enough` before."""
+        with self._lock:
+            if self._closed:
+                raise StageError("the chat is closed")
+            if self._child is None or self._child.why is not None:
+                self._failed = self._failed or self._child is not None
+                command = [sys.executable, "-m", "charforge.chat.serving", str(self._job)]
+                self._child = _Child(command, self.log, self._runtime, note)
+            found = self._child
+        while not found.settled.wait(_WAIT):
+            if enough():
+                return None
+        if found.why is not None and not found.engines:
+            self._failed = True
+            raise found.failure
+        return found
 
     def ask(
         self, talk: Talk, turn: Turn, speakers: Sequence[str] | None = None, *, seconds: float = SECONDS
@@ -261,8 +266,10 @@ class Party:
             talk: what was said before.
             turn: what is answered.
             speakers: who answers; None for all of this talk.
-            seconds: the time for all replies. What is not finished then ends as it is, with finish "late".
+            seconds: the time for all replies, with that for another start of the engines where they died. What is not
+            finished then ends as it is, with finish "late".
         """
+        deadline = time.monotonic() + seconds
         asked = list(speakers if speakers is not None else (speaker.id for speaker in talk.speakers))
         ask = _Ask(turn.id)
         with self._lock:
@@ -270,19 +277,23 @@ class Party:
             self._number += len(asked)
             self._asks.setdefault(turn.id, []).append(ask)
         keys = {str(first + place): speaker for place, speaker in enumerate(asked)}
+        living, why = None, None
         try:
-            living = self._living()
+            living = self._living(lambda: ask.stopped.is_set() or time.monotonic() >= deadline)
         except StageError as error:
-            living, why = None, str(error)
+            why = str(error)
         known = {speaker.id for speaker in self.speakers}
         for key, speaker in keys.items():
+            if living is None and why is None:
+                # Stopped, or time was up, before there was anybody to ask.
+                continue
             if living is None:
                 ask.events.put({"event": "failed", "key": key, "why": why})
             elif speaker not in known:
                 ask.events.put({"event": "failed", "key": key, "why": "it takes no part in this chat"})
             else:
                 living.start(key, ask, {"speaker": speaker, **_asked(talk, turn, speaker)})
-        return self._answers(talk, turn, ask, keys, living, time.monotonic() + seconds)
+        return self._answers(talk, turn, ask, keys, living, deadline)
 
     def _answers(
         self, talk: Talk, turn: Turn, ask: _Ask, keys: dict[str, str], living: _Child | None, deadline: float
@@ -331,6 +342,7 @@ class Party:
         with self._lock:
             asks = list(self._asks.get(turn_id, ()))
         for ask in asks:
+            ask.stopped.set()
             ask.events.put({"event": "stopped"})
 
     def close(self) -> None:
@@ -369,7 +381,7 @@ class _Answer:
             tokens=self.tokens,
             finish=finish,
             seed=self.seed,
-            read=read if read and len(read) <= 40 * talks.LONGEST else None,
+            read=read if read and len(read) <= talks.LONGEST_READ else None,
             why=why[: talks.LONGEST] if why else None,
         )
 

@@ -12,15 +12,16 @@ import asyncio
 import contextlib
 import json
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from charforge import __version__, talks
 from charforge.chat.page import command
-from charforge.errors import CharforgeError
+from charforge.errors import CharforgeError, UserError
 from charforge.recipe import Sampling
 from charforge.store import Store
 from charforge.talks import Reply, Speaker, Talk, Turn
@@ -39,7 +40,7 @@ class Answers(Protocol):
     @property
     def sampling(self) -> Sampling: ...
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk: ...
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk: ...
 
     def ask(
         self, talk: Talk, turn: Turn, speakers: Sequence[str] | None = None, *, seconds: float
@@ -54,7 +55,7 @@ class Nobody:
     speakers: tuple[Speaker, ...] = ()
     sampling = Sampling()
 
-    def begin(self, *, blind: bool = False, seed: int = 0) -> Talk:
+    def begin(self, *, blind: bool = False, seed: int | None = None) -> Talk:
         raise Refused(409, "nobody is here to talk with", "name them: charforge chat SPEAKER... --web")
 
     def ask(self, talk: Talk, turn: Turn, speakers: Sequence[str] | None = None, *, seconds: float) -> Iterator[Any]:
@@ -93,8 +94,8 @@ class Limits:
     """Turns of a talk."""
     running: int = 4
     """Turns that are answered at once."""
-    tokens: int = 4096
-    """Tokens of a reply."""
+    tokens: int = 8192
+    """Tokens of a reply, as many as ``--max-tokens`` takes."""
     listed: int = 200
     """Talks in the list, the newest first."""
     held: int = 64
@@ -183,14 +184,16 @@ class Room:
         *,
         seconds: float,
         system: str | None,
-        seed: int,
+        seed: int | None,
         probes: Probes | None,
         limits: Limits,
     ) -> None:
         self.party, self.store, self.probes, self.limits = party, store, probes, limits
         self.seconds, self.system, self.seed = seconds, system, seed
         self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
+        # Those that somebody still uses, held or not: one talk must never be open twice.
+        self._used: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+        self._lock = threading.RLock()
 
     # --- finding ---
 
@@ -202,26 +205,29 @@ class Room:
     def hold(self, talk: Talk) -> Session:
         """Go on with a talk: it is kept in this store from now on, under its own id if that is free."""
         self._all_here(talk)
-        record = talks.adopted(self.store, talk)
-        return self._hold(Session(record.talk, record))
+        with self._lock:
+            record = talks.adopted(self.store, talk)
+            return self._hold(Session(record.talk, record))
 
     def find(self, id_: str) -> Session:
         with self._lock:
-            if session := self._sessions.get(id_):
-                # The one used last is the last to go.
-                self._sessions[id_] = self._sessions.pop(id_)
-                return session
-        path = talks.place(self.store, id_)
-        if not path.is_file():
-            raise Refused(404, "there is no such talk")
-        talk = talks.read(path)
-        if talk.header.id != id_:
-            raise Refused(404, "that file holds another talk")
-        return self._hold(Session(talk, talks.Record(self.store, talk)))
+            if session := self._used.get(id_):
+                return self._hold(session)
+            path = talks.place(self.store, id_)
+            if not path.is_file():
+                raise Refused(404, "there is no such talk")
+            talk = talks.read(path, self.store)
+            if talk.header.id != id_:
+                raise Refused(404, "that file holds another talk")
+            return self._hold(Session(talk, talks.Record(self.store, talk)))
 
     def _hold(self, session: Session) -> Session:
         with self._lock:
-            session = self._sessions.setdefault(session.talk.header.id, session)
+            id_ = session.talk.header.id
+            session = self._used.setdefault(id_, session)
+            # The one used last is the last to go.
+            self._sessions.pop(id_, None)
+            self._sessions[id_] = session
             for id_ in list(self._sessions)[: max(0, len(self._sessions) - self.limits.held)]:
                 if not self._sessions[id_].coming:
                     del self._sessions[id_]
@@ -250,16 +256,16 @@ class Room:
         if trait is not None:
             if self.probes is None or trait not in self.probes.traits:
                 raise Refused(422, f"no trait {trait!r}")
+            # To find what was held out takes long: meanwhile the talk can be read, and goes on.
             with session.lock:
-                text, note = self.probes.next(session.talk, trait)
+                talk = replace(session.talk, turns=dict(session.talk.turns))
+            text, note = self.probes.next(talk, trait)
         if not text.strip() and asked.kind == "chat":
             raise Refused(422, "there is nothing to answer to", "write a message first")
         sampling = self.party.sampling
         if asked.temperature is not None:
             sampling = sampling.model_copy(update={"temperature": asked.temperature})
         if asked.max_tokens is not None:
-            if asked.max_tokens > self.limits.tokens:
-                raise Refused(422, f"a reply can have at most {self.limits.tokens} tokens here")
             sampling = sampling.model_copy(update={"max_tokens": asked.max_tokens})
         with session.lock:
             if asked.parent is not None and asked.parent not in session.talk.turns:
@@ -313,6 +319,8 @@ class Room:
 
     def _ask(self, session: Session, turn: Turn) -> Turn:
         self._ready(session)
+        if turn.sampling.max_tokens > self.limits.tokens:
+            raise Refused(422, f"a reply can have at most {self.limits.tokens} tokens here")
         coming = _Coming(dict.fromkeys(range(len(session.talk.speakers)), ""))
         with self._lock:
             running = sum(len(each.coming) for each in self._sessions.values())
@@ -348,7 +356,7 @@ class Room:
                 for id_ in ids:
                     if (turn.id, id_) not in session.talk.replies:
                         text = coming.texts[ids.index(id_)]
-                        with contextlib.suppress(OSError):
+                        with contextlib.suppress(OSError, CharforgeError):
                             session.add(
                                 "reply",
                                 Reply(
@@ -406,6 +414,8 @@ class Room:
     def vote(self, session: Session, id_: str, best: Sequence[int]) -> None:
         with session.lock:
             talk, turn = session.talk, turn_of(session.talk, id_)
+            if talk.settled(id_):
+                raise Refused(409, "a blind vote was given here: now that the names are known, it stays")
             if not _votable(session, turn):
                 raise Refused(409, "there is nothing to choose between here")
             chosen = tuple(dict.fromkeys(self._speaker(talk, place) for place in best))
@@ -538,10 +548,10 @@ def _next_draw(talk: Talk, turn: Turn) -> Turn:
 
 def _votable(session: Session, turn: Turn) -> bool:
     """Whether there is something to choose between: what a vote says must be about replies that were drawn."""
-    if turn.kind != "chat" or turn.id in session.coming or len(session.talk.speakers) < 2:
+    try:
+        return turn.id not in session.coming and len(session.talk.votable(turn)) == len(session.talk.speakers)
+    except UserError:
         return False
-    replies = [session.talk.replies.get((turn.id, speaker.id)) for speaker in session.talk.speakers]
-    return all(r is not None and r.finish != "failed" and r.seed is not None for r in replies)
 
 
 def _title(talk: Talk) -> str:
@@ -572,9 +582,10 @@ def _tallied(found: Sequence[Talk]) -> dict[str, Any]:
                 "losses": each.losses,
                 "ties": each.ties,
                 "talks": each.talks,
-                "share": each.share.value,
-                "low": each.share.low,
-                "high": each.share.high,
+                "share": each.share,
+                "low": each.low,
+                "high": each.high,
+                "why": each.why,
             }
             for each in talks.tally(vote for vote in everything if vote.blind is blind)
         ]

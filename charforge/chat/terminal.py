@@ -336,10 +336,7 @@ class Conversation:
 
     def vote(self, rest: str) -> None:
         last = self._last()
-        replies = {s: self.talk.replies.get((last.id, s)) for s in (each.id for each in self.talk.speakers)}
-        shown = [speaker for speaker, reply in replies.items() if reply is not None and reply.finish != "failed"]
-        if len(shown) < 2:
-            raise UserError("a vote needs two replies to the last message")
+        shown = self.talk.votable(last)
         places = {str(place): speaker for place, speaker in enumerate(shown, 1)}
         places |= {self.talk.name(speaker).lower(): speaker for speaker in shown}
         words = rest.lower().split()
@@ -376,11 +373,10 @@ class Conversation:
         if not found:
             self._print(Text("no votes yet: /vote 1, /vote 2, /vote tie or /vote none"))
         for pair in found:
-            share = pair.share
             line = (
                 f"{here[pair.first]} against {here[pair.second]}: {pair.wins} better, {pair.losses} worse, {pair.ties} "
-                f"equal, in {pair.talks} talk{'s' if pair.talks > 1 else ''}; preferred {share.value:.2f} "
-                f"[{share.low:.2f}, {share.high:.2f}]"
+                f"equal, in {pair.talks} talk{'s' if pair.talks > 1 else ''}; preferred {pair.share:.2f} "
+                + (f"({pair.why})" if pair.why else f"[{pair.low:.2f}, {pair.high:.2f}]")
             )
             self._print(Text(visible(line)))
 
@@ -402,6 +398,8 @@ class Conversation:
         path = Path(rest).expanduser()
         if path.suffix not in (".jsonl", ".html"):
             raise UserError("a talk is saved as .jsonl or .html", place=str(path))
+        if self.talk.hidden:
+            raise UserError("the names are hidden, and the file would show them", hint="/reveal shows them")
         if path.exists() and not _is(path, self.talk):
             raise UserError("the file exists already and is not this talk", place=str(path), hint="choose another name")
         if path.suffix == ".html":

@@ -199,7 +199,7 @@ def application(
     cookie: str = "charforge",
     seconds: float = 120.0,
     system: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     blind: bool = False,
     talk: Talk | None = None,
     probes: Probes | None = None,
@@ -382,7 +382,7 @@ def serve(
     seconds: float = 120.0,
     open_browser: bool = False,
     system: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     blind: bool = False,
     talk: Talk | None = None,
     probes: Probes | None = None,
@@ -394,7 +394,7 @@ def serve(
         port: 0 picks a free one.
         seconds: the time limit of a turn.
         system: the system message that the page begins with.
-        seed: the seed of new talks.
+        seed: the seed of new talks; None takes another one for each.
         blind: whether names of a new talk are hidden unless the person says otherwise.
         talk: the talk to go on with, or to show where not all of its speakers are here.
 

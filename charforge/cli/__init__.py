@@ -403,7 +403,11 @@ def main() -> None:
         print("\ninterrupted; nothing is lost: the same command continues", file=sys.stderr)
         sys.exit(130)
     except CharforgeError as problem:
-        print(f"error: {problem}" if "\n" not in str(problem) else str(problem), file=sys.stderr)
+        from charforge.report.text import visible
+
+        # A message may quote a file that somebody else wrote.
+        text = visible(str(problem))
+        print(f"error: {text}" if "\n" not in text else text, file=sys.stderr)
         sys.exit(problem.exit_code)
     except BrokenPipeError:
         sys.exit(0)

@@ -14,7 +14,7 @@ from charforge.errors import UserError
 if TYPE_CHECKING:
     from charforge.chat.party import Party
     from charforge.store import Store
-    from charforge.talks import Record
+    from charforge.talks import Record, Talk
 
 
 def chat(
@@ -36,8 +36,11 @@ def chat(
         int | None, typer.Option("--max-tokens", help="The longest reply. Default: 256.", min=1, max=8192)
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", help="Another number draws other replies to the same words.", min=0)
-    ] = 0,
+        int | None,
+        typer.Option(
+            "--seed", help="The same number draws the same replies to the same words. Default: by chance.", min=0
+        ),
+    ] = None,
     seconds: Annotated[
         float, typer.Option("--seconds", help="The time for all replies to a message.", min=0.1, max=86400)
     ] = 120.0,
@@ -73,7 +76,7 @@ def chat(
         return
     record = None
     if open_ is not None:
-        if blind or seed:
+        if blind or seed is not None:
             raise UserError("a talk that was kept has its own --blind and --seed", hint="leave them out")
         record, speakers = _opened(place, open_, speakers)
     with parties.party(place, speakers, sampling) as party:
@@ -88,17 +91,20 @@ def _opened(store: Store, path: Path, speakers: list[str]) -> tuple[Record, list
     """
     from charforge import compare, talks
 
-    talk = talks.read(path)
+    talk = talks.read(path, store)
     texts = speakers or [speaker.reference for speaker in talk.speakers]
+    hint = "name those who go on with it: charforge chat --open FILE SPEAKER..."
     try:
+        if not speakers:
+            _trusted(talk)
         found = compare.named(store, texts)
     except UserError as error:
-        hint = "name those who go on with it: charforge chat --open FILE SPEAKER..."
         raise UserError(f"not all who take part in this talk are here: {error}", place=str(path), hint=hint) from error
     known = {speaker.id: speaker for speaker in talk.speakers}
     for contestant in found:
         if contestant.digest not in known:
-            names = ", ".join(speaker.reference for speaker in talk.speakers)
+            # In the order of the talk they would tell who is who.
+            names = ", ".join(sorted(speaker.reference for speaker in talk.speakers))
             raise UserError(
                 f"{contestant.id} takes no part in this talk, or is not what it was then",
                 place=str(path),
@@ -107,13 +113,29 @@ def _opened(store: Store, path: Path, speakers: list[str]) -> tuple[Record, list
     return talks.opened(store, path), texts
 
 
+def _trusted(talk: Talk) -> None:
+    """A file must not choose what is fetched from a hub, or which folder is read: only who is in this store is resolved.
+
+    Raises:
+        UserError: the talk names a model of a hub or a folder.
+    """
+    if names := _outside(talk):
+        raise UserError(f"a model of a hub or a folder is only loaded if you name it yourself: {', '.join(names)}")
+
+
+def _outside(talk: Talk) -> list[str]:
+    """Which speakers are models of a hub or a folder, in an order that tells nothing."""
+    references = (speaker.reference for speaker in talk.speakers)
+    return sorted(each for each in references if each.startswith("model:") and not each.startswith("model:builtin:"))
+
+
 def _talk(
     party: Party,
     store: Store,
     record: Record | None,
     system: str | None,
     seconds: float,
-    seed: int,
+    seed: int | None,
     blind: bool,
     store_option: Path | None,
 ) -> None:
@@ -122,6 +144,7 @@ def _talk(
 
     from charforge import talks
     from charforge.chat import terminal
+    from charforge.report.text import visible
 
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     terminal.start(party)
@@ -140,7 +163,9 @@ def _talk(
             record.path.unlink(missing_ok=True)
         else:
             more = f" --store {shlex.quote(str(store_option))}" if store_option else ""
-            print(f"to go on: charforge chat --open {shlex.quote(str(record.path))}{more}", file=sys.stderr)
+            if _outside(record.talk):
+                more = "".join(f" {shlex.quote(speaker.reference)}" for speaker in party.speakers) + more
+            print(visible(f"to go on: charforge chat --open {shlex.quote(str(record.path))}{more}"), file=sys.stderr)
     if code:
         raise typer.Exit(code)
 
@@ -155,21 +180,23 @@ def _serve(
     seconds: float,
     browser: bool,
     system: str | None,
-    seed: int,
+    seed: int | None,
     blind: bool,
 ) -> None:
     """Talk in the browser. A talk whose speakers are not all here is shown there without them."""
     from charforge import compare, talks
     from charforge.chat import party as parties
     from charforge.chat import room, terminal, web
+    from charforge.report.text import visible
 
-    talk = talks.read(path) if path is not None else None
+    talk = talks.read(path, store) if path is not None else None
     if talk is not None and not speakers:
         speakers = [speaker.reference for speaker in talk.speakers]
         try:
+            _trusted(talk)
             compare.named(store, speakers)
         except UserError as error:
-            print(f"to be read only: {error}", file=sys.stderr)
+            print(f"to be read only: {visible(str(error))}", file=sys.stderr)
             web.serve(room.Nobody(), store, host=host, port=port, open_browser=browser, talk=talk)
             return
     with parties.party(store, speakers, sampling) as party:

@@ -43,7 +43,7 @@
   const listed = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
   const day = (made) => made.slice(0, 16).replace("T", " ");
   const shorter = (text, length) => (text.length <= length ? text : `${text.slice(0, length - 1).trimEnd()}…`);
-  const estimate = (each) => `${each.share.toFixed(2)} [${each.low.toFixed(2)}, ${each.high.toFixed(2)}]`;
+  const estimate = (each) => each.share.toFixed(2) + (each.why === null ? ` [${each.low.toFixed(2)}, ${each.high.toFixed(2)}]` : "");
 
   // --- the server -----------------------------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@
       hidden && file === null && h("button", { type: "button", class: "push", key: "reveal", onclick: reveal }, "Show the names")));
     const counted = [["unseen", "Blind"], ["open", "With names shown"]].flatMap(([name, title]) => (talk.tally?.[name] ?? []).map((each) =>
       h("p", { class: "fine" }, `${title}: ${each.first} ${each.wins}, ${each.second} ${each.losses}, neither ${each.ties}. `,
-        `The share of ${each.first} is ${estimate(each)}: one talk says little.`)));
+        `The share of ${each.first} is ${estimate(each)}; ${each.why}.`)));
     if (counted.length) found.push(h("details", { class: "fine" }, h("summary", {}, `Votes in this talk: ${votes()}`), counted));
     return found;
   };
@@ -375,7 +375,7 @@
       h("h2", { class: turn.kind === "base" ? "said document" : "said" }, turn.text),
       isEditing ? editor(turn.text, "Your message", "Send", (text) => send(text, turn.parent, { kind: turn.kind, system: turn.system, prefill: turn.prefill })) : acts,
       h("div", { class: "replies" }, talk.speakers.map((_, place) => reply(turn, place, free))),
-      turn.votable && ballot(turn, number));
+      turn.votable ? ballot(turn, number) : turn.vote !== null && !talk.hidden && h("p", { class: "fine" }, `${turn.blind ? "Blind vote" : "Vote"}: ${voted(turn.vote)}.`));
   };
 
   const how = (turn) => [
@@ -507,7 +507,7 @@
         h("tbody", {}, rows.map((each) => h("tr", {},
           h("th", { scope: "row" }, each.first), h("td", {}, each.second),
           [each.wins, each.losses, each.ties, each.talks].map((count) => h("td", { class: "value" }, String(count))),
-          h("td", { class: "value" }, estimate(each), forest(each)))))))
+          h("td", { class: "value" }, estimate(each), each.why === null ? forest(each) : h("span", { class: "fine" }, ` ${each.why}`)))))))
         : h("p", {}, "None.")];
     $("tallies").replaceChildren(
       h("p", { class: "explain" }, "How often one was preferred to another in the talks of this store. “Neither” counts half. Intervals count each talk as one observation: who talks to a speaker for long votes often."),

@@ -628,9 +628,11 @@ class Terminal:
 
     def __init__(self, *words: str, columns: int = 100, **environment: str) -> None:
         command = [str(Path(sys.executable).parent / "charforge"), *words]
+        # The terminal says how wide it is, and no variable that some library left here.
+        own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         self.pid, self.fd = pty.fork()
         if not self.pid:
-            os.execvpe(command[0], command, {**os.environ, "TERM": "xterm", **environment})
+            os.execvpe(command[0], command, {**own, "TERM": "xterm", **environment})
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         self.text = ""
         self.heard = 0

@@ -659,7 +659,7 @@ class Terminal:
 
 
 def test_in_a_real_terminal(store: Store) -> None:
-    words = ["chat", "pip@1.0.0", BARE, "--store", str(store.root)]
+    words = ["chat", "pip@1.0.0", BARE, "--seed", "0", "--store", str(store.root)]
     terminal = Terminal(*words, CHARFORGE_SCRIPTED_DELAY="0.1")
     assert "starting the engine" in terminal.until("> ")
     terminal.type("Hello\n")

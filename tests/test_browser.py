@@ -182,6 +182,9 @@ def test_branches_by_edit_and_retry(go: Go) -> None:
     turn.nth(0).get_by_role("button", name="Edit", exact=True).click()
     visit.page.locator(".editor textarea").fill("Other")
     visit.page.locator(".editor").get_by_role("button", name="Send").click()
+    visit.page.wait_for_function(
+        "() => document.querySelector('.said').textContent === 'Other' && !document.querySelector('[aria-busy]')"
+    )
     visit.page.wait_for_selector(".vote")
     assert [turn.nth(0).locator(".said").inner_text(), turn.count()] == ["Other", 1]
     assert turn.nth(0).locator(".branches").inner_text().split() == ["‹", "2/2", "›"]
@@ -191,6 +194,7 @@ def test_branches_by_edit_and_retry(go: Go) -> None:
     visit.page.wait_for_function(
         "() => !document.querySelector('[aria-busy]') && document.body.innerText.includes('Reply 1 to')"
     )
+    visit.page.wait_for_function("() => document.querySelectorAll('.turn')[1].querySelector('.branches')")
     assert turn.nth(1).locator(".branches").inner_text().split() == ["‹", "2/2", "›"]
     turn.nth(1).get_by_role("button", name="Edit what model:plainmodel said").click()
     visit.page.locator(".editor textarea").fill("My words")

@@ -121,7 +121,9 @@ def exchanged(labels: list[str]) -> Draw:
 
     def draw(chance: random.Random, bases: list[str]) -> Change:
         turned = {base for base in bases if chance.random() < 0.5}
-        return lambda row: {**row, "contestant": other[row["contestant"]]} if row["base"] in turned else row
+        return lambda row: (
+            {**row, "contestant": other.get(row["contestant"], row["contestant"])} if row["base"] in turned else row
+        )
 
     return draw
 

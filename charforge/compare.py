@@ -361,12 +361,13 @@ def stages(
     retained: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     votes: Sequence[Row] = (),
     runs: Sequence[Sequence[Contestant]] = (),
+    notes: Sequence[str] = (),
 ) -> list[Stage]:
     """The stages of a comparison: the replies of each contestant, and one that reads them all.
 
     `constitution` and `recipe` are those that are measured by, `calibration` is the key of their judges. `preset` asks the
     retention suite as well; `retained` are artifacts (stage, key) that hold its rows already, by label and part. `votes` are
-    those of people, from `people.votes`. `runs` are from `other_runs`.
+    those of people, from `people.votes`. `runs` are from `other_runs`; `notes` are said among the warnings.
     """
     everything = sources(found, (constitution, recipe))
     prompts, left_out = asked(everything, learned(found), leave_out)
@@ -409,11 +410,18 @@ def stages(
             "command": command,
             **({"votes": digest(list(votes))} if votes else {}),
             **({"runs": [[c.label for c in group] for group in runs]} if runs else {}),
+            **({"notes": list(notes)} if notes else {}),
         },
         inputs=inputs,
         process=probing.PROCESS,
         run=_Compare(
-            tuple(found), tuple(prompts), tuple(left_out), bounds, tuple(votes), tuple(tuple(group) for group in runs)
+            tuple(found),
+            tuple(prompts),
+            tuple(left_out),
+            bounds,
+            tuple(votes),
+            tuple(tuple(group) for group in runs),
+            tuple(notes),
         ),
         # Fluency is weighed under the first one's base model.
         weights=Weights(resolve(found[0].model)),
@@ -470,6 +478,28 @@ def retained(store: Store, found: Sequence[Contestant]) -> dict[str, dict[str, t
         for c in found:
             result[c.label][part] = next(place for p, h, place in known[c.label] if (p, h) == (part, how))
     return result
+
+
+def asked_otherwise(store: Store, found: Sequence[Contestant]) -> list[str]:
+    """What to say where every contestant has answers to the retention suite, but not to the same questions."""
+    suite = suites.load("retention")
+    versions: dict[str, list[str]] = {}
+    for c in found:
+        arms = [c.digest, *{"character": ["trained"], "model": [UNTRAINED]}.get(c.kind, [])]
+        for artifact in (each for arm in arms for each in store.artifacts(f"{suite.name}-{arm}")):
+            if not artifact.finished:
+                continue
+            about = artifact.manifest["identity"]
+            own = artifact.manifest["inputs"].get("trained") == c.key and about["student"] == c.weights.identity
+            if own:
+                versions.setdefault(c.label, []).append(str(about["suite"][1]))
+    if len(versions) < len(found):
+        return []
+    told = ", ".join(f"{label} version {' and '.join(sorted(set(known)))}" for label, known in versions.items())
+    return [
+        f"All have answers to the retention suite, but not to the same questions of it as it is now (version {suite.version}; "
+        f"asked were: {told}): its gates are left out. --retention asks anew."
+    ]
 
 
 def _answered(
@@ -542,6 +572,7 @@ class _Compare:
     votes: tuple[Row, ...]
     runs: tuple[tuple[Contestant, ...], ...] = ()
     """Each trained contestant with other training runs of the same."""
+    notes: tuple[str, ...] = ()
 
     def __call__(self, work: Work) -> Row:
         from charforge.report import comparison
@@ -573,6 +604,7 @@ class _Compare:
             "runs": self._runs(noise),
             "people": people.read(votes, labels, judging.kinds),
         }
+        data["warnings"] += self.notes
         if data["runs"]:
             data["warnings"] += self._of_runs(data["runs"])
         data["constitutions"] = [
@@ -1162,7 +1194,8 @@ def strengths(by: Mapping[str, list[Row]], kind: str) -> Row:
             won = _won(a, b, kind)
             if won is not None:
                 outcomes.append(Outcome(other, one, won, a["base"]))
-    found = bradley_terry(outcomes, list(by)) if outcomes else dict.fromkeys(by)
+    # A thousand resamples of ten contestants would take as long as all else here.
+    found = bradley_terry(outcomes, list(by), bootstrap=400) if outcomes else dict.fromkeys(by)
     items = []
     for label in by:
         strength = found[label]

@@ -207,6 +207,7 @@ def plan_comparison(
     command: str = "",
     votes: Sequence[Mapping[str, Any]] = (),
     runs: Sequence[Sequence[Mapping[str, Any]]] = (),
+    notes: Sequence[str] = (),
 ) -> Plan:
     """The plan of a comparison, measured by this constitution, this recipe and the judges with the key `calibration`.
 
@@ -227,12 +228,13 @@ def plan_comparison(
         command=command,
         votes=[dict(row) for row in votes],
         runs=[[compare.Contestant.read(data) for data in group] for group in runs],
+        notes=notes,
     )
     options = {
         "contestants": [c.as_dict() for c in found], "calibration": calibration, "limit": limit,
         "leave_out": list(leave_out), "margins": bounds.model_dump(mode="json"), "preset": preset,
         "retained": retained, "command": command, "votes": list(votes),
-        "runs": [list(group) for group in runs],
+        "runs": [list(group) for group in runs], "notes": list(notes),
     }  # fmt: skip
     return Plan(recipe, constitution, tuple(needed), "comparison", options)
 

@@ -725,9 +725,13 @@ def test_answers_of_an_evaluation_are_used_where_all_were_asked_alike(tmp_path: 
         return parts
 
     first = evaluated(0, "few")
-    assert compare.retained(store, found) is None
+    assert compare.retained(store, found) is None and compare.asked_otherwise(store, found) == []
     evaluated(1, "many")
     assert compare.retained(store, found) is None, "they were asked different questions"
+    (said,) = compare.asked_otherwise(store, found)
+    assert (
+        "not to the same questions" in said and f"pip@1.1.0 version {suite.version}" in said and "--retention" in said
+    )
     second = evaluated(1, "few")
     assert compare.retained(store, found) == {"pip@1.0.0": first, "pip@1.1.0": second}
 

@@ -93,6 +93,8 @@ def compare(
     groups = comparing.other_runs(place, found, runs)
     asked = {contestant.digest: contestant for contestant in [*found, *(each for group in groups for each in group)]}
     everything = comparing.sources(found, (measuring.constitution, measuring.recipe))
+    answered = None if with_retention else comparing.retained(place, found)
+    otherwise = [] if with_retention or answered else comparing.asked_otherwise(place, found)
     plan = pipeline.plan_comparison(
         measuring.constitution,
         measuring.recipe,
@@ -102,7 +104,8 @@ def compare(
         leave_out=comparing.seen(place, list(asked.values()), comparing.asked(everything, ())[0]),
         margins=bounds.model_dump(mode="json"),
         preset=preset if with_retention else None,
-        retained=None if with_retention else comparing.retained(place, found),
+        retained=answered,
+        notes=otherwise,
         command=_command(found, by, limit, preset if with_retention else None, margin, runs),
         runs=[[contestant.as_dict() for contestant in group] for group in groups],
         votes=people.votes(talks.kept(place), {contestant.digest: contestant.label for contestant in found}),

@@ -9,7 +9,7 @@ new. What is read follows from the rows alone.
 `gates` what must not be lost, `explaining` what stands beside a difference, and `flow` makes the stages of a comparison.
 """
 
-from charforge.compare.asking import asked, asked_otherwise, learned, limited, retained, seen, sources
+from charforge.compare.asking import asked, asked_otherwise, learned, limited, retained, seen, sources, untold
 from charforge.compare.contestant import Contestant, contestants, named, other_runs
 from charforge.compare.explaining import effects, warnings
 from charforge.compare.flow import read, stages
@@ -52,5 +52,6 @@ __all__ = [
     "seen",
     "sources",
     "stages",
+    "untold",
     "warnings",
 ]

@@ -67,12 +67,33 @@ def seen(store: Store, found: Sequence[Contestant], prompts: Sequence[Row]) -> l
     for contestant in found:
         if contestant.kind != "character" or contestant.entry is None:
             continue
-        manifest = registry.Entry(contestant.entry[0], contestant.entry[1], Path(contestant.entry[2]), None).manifest
-        folder = store.artifact("preferences", manifest["inputs"].get("preferences", "")).directory
+        folder = store.artifact("preferences", _manifest(contestant.entry)["inputs"].get("preferences", "")).directory
         for name in ("sft.jsonl", "pairs.jsonl"):
             if (folder / name).is_file():
                 known |= {scenarios.normal(m["content"]) for row in read_rows(folder / name) for m in row["prompt"]}
     return sorted(row["prompt"] for row in prompts if scenarios.normal(row["prompt"]) in known)
+
+
+def untold(store: Store, found: Sequence[Contestant]) -> list[str]:
+    """What to say where prompts that a contestant was trained on are not known: an imported character came without its data."""
+    lacking = [
+        c.label
+        for c in found
+        if c.entry is not None
+        and c.kind == "character"
+        and not store.artifact("preferences", _manifest(c.entry)["inputs"].get("preferences", "")).finished
+    ]
+    if not lacking:
+        return []
+    return [
+        f"The data that {', '.join(lacking)} learned from are not in this store: a prompt that is asked may be one that the "
+        "teacher wrote for them."
+    ]
+
+
+def _manifest(entry: tuple[str, str, str]) -> Row:
+    reference, build, folder = entry
+    return registry.Entry(reference, build, Path(folder), None).manifest
 
 
 def sources(found: Sequence[Contestant], by: tuple[Constitution, Recipe]) -> list[tuple[Constitution, Recipe]]:

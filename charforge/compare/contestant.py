@@ -92,7 +92,7 @@ def contestants(store: Store, texts: Sequence[str], by: str | None = None) -> tu
     """
     if len(texts) < 2:
         raise UserError("a comparison needs two or more", hint="for example: charforge compare wren@1.0.0 wren@1.1.0")
-    measuring = characters.recall(registry.find(store, by)) if by else None
+    measuring = characters.recall(registry.find(store, by)) if by is not None else None
     found = named(store, texts, measuring)
     if measuring is None:
         trained = [each.character for each in found if each.kind == "character" and each.character]

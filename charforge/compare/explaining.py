@@ -43,11 +43,9 @@ def effects(before: Constitution | None, after: Constitution | None, changes: Se
             told = [_change_row({"what": "the trait is new", "before": None, "after": new[trait].prose})]
         elif trait in found.removed:
             told = [_change_row({"what": "the trait is gone", "before": old[trait].prose, "after": None})]
-        elif trait in back:
-            told.insert(
-                0, _change_row({"what": "the title", "before": old[back[trait]].title, "after": new[trait].title})
-            )
-        own = [c for c in changes if c["contestant"] == label and c["trait"] == trait]
+        # Under a new title it is the same trait: its prompts are asked under the id that the measuring one knows it by.
+        ids = {trait, back.get(trait, trait)}
+        own = [c for c in changes if c["contestant"] == label and c["trait"] in ids]
         tested = sorted((c for c in own if c["adjusted"] is not None), key=lambda c: (c["adjusted"], -abs(c["value"])))
         moved = bool(tested) and tested[0]["adjusted"] < CLEAR
         if not told and not moved:

@@ -44,7 +44,7 @@ from charforge.store import Row, write_atomic, write_rows
 
 NAME = "compared"
 # Raised when the code reads the same rows differently.
-READING = 3
+READING = 4
 # Below so many prompts the intervals are wide whatever is compared.
 _FEW = 40
 
@@ -174,7 +174,7 @@ class _Compare:
             "runs": self._runs(noise),
             "people": people.read(votes, labels, judging.kinds),
         }
-        data["warnings"] += self.notes
+        data["warnings"] += [*self.notes, *_on_silence(rows, labels)]
         if data["runs"]:
             data["warnings"] += self._of_runs(data["runs"])
         data["constitutions"] = [
@@ -292,10 +292,10 @@ class _Compare:
                     "id": c.id,
                     "title": _TITLES[c.kind],
                     "model": resolve(c.model).title,
-                    "method": fact["method"],
+                    "method": about["method"],
                     "summary": c.character.constitution.front.summary if c.character else "",
                 }
-                for c, fact in zip(self.contestants, facts, strict=True)
+                for c, about in zip(self.contestants, facts, strict=True)
             ],
             "measured_by": work.constitution.reference,
             "engine": work.recipe.engine,
@@ -329,11 +329,19 @@ class _Compare:
             yield f"{len(self.left_out)} held-out prompts were left out: another of these was trained on them."
         if not self.runs and any(c.kind == "character" for c in self.contestants):
             yield (
-                "Of each of these one training run is known. Another seed of the same recipe may differ as much: train one "
-                "(charforge train RECIPE --set seed=1), and differences allow for it."
+                "Of each of these one training run is read. Another seed of the same recipe may differ as much: train one "
+                "(charforge train RECIPE --set seed=1), and differences allow for it, unless --runs is 0."
             )
         if len(self.prompts) < _FEW:
             yield f"Only {len(self.prompts)} prompts: the intervals are wide."
+
+
+def _on_silence(rows: Sequence[Row], labels: Sequence[str]) -> Iterator[str]:
+    texts = {label: [row["text"] for row in rows if row["contestant"] == label] for label in labels}
+    empty = {label: sum(not text.strip() for text in found) for label, found in texts.items()}
+    if any(empty.values()):
+        told = ", ".join(f"{label} {count} of {len(texts[label])}" for label, count in empty.items() if count)
+        yield f"Empty replies, in which nothing can be read: {told}."
 
 
 _TITLES = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from charforge.compare.reading import CLEAR, matched
+from charforge.compare.reading import CLEAR, NO_SPREAD, matched
 from charforge.errors import UserError, did_you_mean
 from charforge.evaluate.findings import FLOOR
 from charforge.recipe import Margins, Recipe
@@ -78,22 +79,29 @@ def _test(gate: _Gate, before: list[Row], after: list[Row], label: str, first: s
         "margin": gate.margin, "p": None, "pairs": len(both), "prompts": len({base for _, _, base in both}),
         "unread": len(known) - len(both), "detectable": None, "verdict": None, "why": None,
     }  # fmt: skip
+    if not pairs:
+        return row | {"verdict": "not measured", "why": f"no {gate.kind} prompts" if gate.kind else "no prompts"}
+    if not known:
+        return row | {"why": f"none of {first}'s {len(pairs)} replies could be read"}
+    if gate.floor and sum(old for old, _, _ in known) / len(known) <= gate.margin:
+        row |= {"verdict": FLOOR, "why": f"{FLOOR}: {first} has no more than the margin to lose"}
     if not both:
-        row["verdict"], row["why"] = "not measured", f"no {gate.kind or 'reply'} prompts" if gate.kind else "no reply"
-        return row
+        return row | {"why": row["why"] or f"none of {label}'s {len(pairs)} replies could be read"}
     olds, news, bases = ([item[place] for item in both] for place in range(3))
     paired = (paired_change if gate.share else paired_difference)(news, olds, bases)
     test = non_inferiority(
         [new for _, new, _ in tested], [old for old, _, _ in tested], [base for _, _, base in tested], gate.margin
     )
     differences = [new - old for new, old in zip(news, olds, strict=True)]
-    if gate.floor and sum(old for old, _, _ in known) / len(known) <= gate.margin:
-        row["verdict"] = FLOOR
-        row["why"] = f"{FLOOR}: {first} has no more than the margin to lose"
+    low, high = (paired.low, paired.high) if paired else (math.nan, math.nan)
+    # Nothing bounds a score, so differences that are all the same say nothing of how far they may spread.
+    known_ends = high - low > NO_SPREAD
+    if gate.share:
+        low, high = max(-1.0, low), min(1.0, high)
     return row | {
         "change": sum(differences) / len(differences),
-        "low": paired.low if paired and paired.low == paired.low else None,
-        "high": paired.high if paired and paired.high == paired.high else None,
+        "low": low if known_ends else None,
+        "high": high if known_ends else None,
         "bound": test.bound if test else None,
         "p": test.p if test and row["verdict"] is None else None,
         "detectable": minimum_detectable(differences, bases),
@@ -116,7 +124,7 @@ def decided(gates: Sequence[Row]) -> list[Row]:
                 row["verdict"] = "lost"
             else:
                 row["verdict"] = "undecided"
-                row["why"] = _undecided(row)
+                row["why"] = row["why"] or _undecided(row)
         result.append(row)
     return result
 

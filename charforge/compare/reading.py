@@ -40,7 +40,7 @@ from charforge.store import Row
 CLEAR = 0.05
 """Adjusted p below this is a difference; a gate is held where Holm's p is no more than this."""
 MOST_CHANGED = 10
-_NO_SPREAD = 1e-12
+NO_SPREAD = 1e-12
 _VOICE = "share of the voice"
 _HABITS = "habits"
 # So many measures of a family must say something of how far two runs differ, or all measures say it together.
@@ -216,7 +216,7 @@ def _allowing(row: Row, noise: RunNoise, share: float, measure: Measure) -> Row:
 
 def _spread(row: Row) -> float:
     """The spread that a difference is measured in: where all prompts moved by as much, as if they had spread by that."""
-    return float(row["spread"] if row["spread"] > _NO_SPREAD else abs(row["value"]))
+    return float(row["spread"] if row["spread"] > NO_SPREAD else abs(row["value"]))
 
 
 def noise_of(groups: Sequence[Sequence[Sequence[Row]]], asked: Sequence[Measure]) -> Noise | None:
@@ -306,13 +306,13 @@ def change(measure: Measure, before: Iterable[Row], after: Iterable[Row], label:
     spread = plain_statistics.stdev(differences)
     if measure.share:
         estimate = replace(estimate, low=max(-1.0, estimate.low), high=min(1.0, estimate.high))
-    elif spread <= _NO_SPREAD:
+    elif spread <= NO_SPREAD:
         # Nothing bounds a score, so differences that are all the same say nothing of how far they may spread.
         estimate = replace(estimate, low=math.nan, high=math.nan)
     return row | {
         **_estimate(estimate),
         "p": paired_test(differences, both),
-        "effect": estimate.value / spread if spread > _NO_SPREAD else None,
+        "effect": estimate.value / spread if spread > NO_SPREAD else None,
         "spread": spread,
         "detectable": minimum_detectable(differences, both),
     }
@@ -388,20 +388,18 @@ def strengths(by: Mapping[str, list[Row]], kind: str) -> Row:
 def most_changed(by: Mapping[str, list[Row]], kind: str | None, count: int = MOST_CHANGED) -> list[Row]:
     """The replies that differ most from the first one's, by a rule that nobody can bend.
 
-    The largest absolute difference of the judge's score, or without a judge of the share of markers that show; one draw of
-    each prompt, and of equal ones those whose prompt has the smaller hash.
+    The largest absolute difference of the judge's score, or without a judge of the share of markers that show; of equal ones
+    those whose prompt has the smaller hash, of one prompt the contestant that is named first, and its earlier draw.
     """
     labels = list(by)
-    best: dict[str, Row] = {}
-    for label in labels[1:]:
+    found: list[tuple[tuple[float, float, int, int], Row]] = []
+    for place, label in enumerate(labels[1:]):
         for a, b in matched(by[labels[0]], by[label]):
             old, new = _ranked(a, kind), _ranked(b, kind)
-            if old is None or new is None or abs(new - old) <= _NO_SPREAD:
+            if old is None or new is None or abs(new - old) <= NO_SPREAD:
                 continue
-            known = best.get(a["base"])
-            if known is not None and abs(known["difference"]) >= abs(new - old):
-                continue
-            best[a["base"]] = {
+            order = (-round(abs(new - old), 9), contexts.stable_fraction(a["prompt"]), place, a["sample"])
+            row = {
                 "prompt": a["prompt"],
                 "trait": a["trait"],
                 "kind": a["kind"],
@@ -413,10 +411,11 @@ def most_changed(by: Mapping[str, list[Row]], kind: str | None, count: int = MOS
                     for who, row, value in ((labels[0], a, old), (label, b, new))
                 ],
             }
-    ordered = sorted(
-        best.values(), key=lambda r: (-round(abs(r["difference"]), 9), contexts.stable_fraction(r["prompt"]))
-    )
-    return ordered[:count]
+            found.append((order, row))
+    best: dict[str, Row] = {}
+    for _, row in sorted(found, key=lambda pair: pair[0]):
+        best.setdefault(row["prompt"], row)
+    return list(best.values())[:count]
 
 
 def _ranked(row: Row, kind: str | None) -> float | None:

@@ -309,6 +309,8 @@ def test_differences_without_spread_claim_nothing() -> None:
     assert data["most_changed"] == []
     ends = {gate["gate"]: (gate["low"], gate["high"]) for gate in data["gates"]}
     # Nothing bounds a log-probability: without spread there is no interval, and none of width 0.
+    few = reading(planted("a", 5, prompts=6), [{**row, "contestant": "b"} for row in planted("a", 5, prompts=6)])
+    assert "6 prompts that all differ by as much" in next(g["why"] for g in few["gates"] if g["gate"] == "fluency")
     assert ends["fluency"] == (None, None) and ends["refusals"] == (pytest.approx(-3 / 20), pytest.approx(3 / 20))
     found = compare.effects(PIP, constitution((SMALL + TRAITS).replace("Time is dear.", "So.")), data["changes"], "b")
     # Twenty prompts without a difference: up to 3 of 20 may differ unseen.

@@ -93,7 +93,8 @@ def fact(work: Work, c: Contestant) -> Row:
         "title": model.title,
         "template": model.identity["template"],
         "method": recipe.method if recipe else None,
-        "sharded": recipe.runtime.launcher == "deepspeed-zero3" if recipe else None,
+        # How an imported one was launched stayed where it was made.
+        "sharded": recipe.runtime.launcher == "deepspeed-zero3" if recipe and "imported" not in about else None,
         "engine": recipe.engine if recipe else None,
         # What a judge is told of the character differs wherever the constitutions do, and is meant to.
         "judges": {k: judges[k] for k in ("kind", "second", "model", "prompts")} if judges else None,

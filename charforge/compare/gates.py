@@ -132,6 +132,8 @@ def decided(gates: Sequence[Row]) -> list[Row]:
 def _undecided(gate: Row) -> str:
     if gate["prompts"] < 2:
         return "fewer than two prompts"
+    if gate["low"] is None:
+        return f"{gate['prompts']} prompts that all differ by as much do not say how far others may"
     least = gate["detectable"] if gate["detectable"] is not None else min(1.0, 3 / gate["prompts"])
     why = f"{gate['prompts']} prompts can show a loss of {least:.2f} or more; the margin is {gate['margin']:g}"
     return why + (f"; {gate['unread']} replies could be read before and can not now" if gate["unread"] else "")

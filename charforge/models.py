@@ -251,7 +251,8 @@ def _hub_commit(reference: ModelReference) -> str:
             return str(HfApi().model_info(reference.name, revision=revision).sha)
     except UserError:
         # Without a network, a branch is what it was when it was last fetched.
-        folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=reference.name, repo_type="model")
+        with _hub_errors(reference.name):
+            folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=reference.name, repo_type="model")
         note = folder / "refs" / revision
         if note.is_file():
             return str(note.read_text(encoding="utf-8")).strip()

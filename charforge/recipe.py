@@ -23,7 +23,7 @@ from charforge.errors import Place, UserError, did_you_mean, raise_problems
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys are errors, the line under a field is its help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelReference(Settings):

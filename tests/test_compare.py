@@ -9,6 +9,8 @@ import re
 import resource
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 
 from charforge import characters, compare, people, pipeline, registry, talks, worker
 from charforge.cli.compare import _command
+from charforge.compare.flow import _on_silence
 from charforge.constitution import Constitution, load, parse
 from charforge.data import contexts
 from charforge.engine import Completion, Request
@@ -283,6 +286,12 @@ def test_the_text_beside_the_behaviour() -> None:
     assert told["what"] == "prose" and ["out", "helps."] in told["words"]
     bare = compare.effects(None, after, data["changes"], "b")
     assert bare["why"] and not bare["moved"]
+    # Under a new title a trait is the same, whichever of the two names it is measured by; its title is told once.
+    renamed = constitution(text.replace("### Names things", "### Names all things"))
+    for before, later in ((PIP, renamed), (renamed, PIP)):
+        found = compare.effects(before, later, data["changes"], "b")
+        assert [row["seen"]["value"] > 0 for row in found["shown"]] == [True]
+        assert [change["what"] for change in found["shown"][0]["changes"]] == ["title"]
     gone = compare.effects(constitution(), constitution(SMALL), data["changes"], "b")
     assert {row["changes"][0]["what"] for row in gone["shown"]} == {"the trait is gone"}
 
@@ -298,6 +307,11 @@ def test_differences_without_spread_claim_nothing() -> None:
             assert (c["low"] is None) == (not c["share"]), c
     assert all(win["value"] == 0.5 for win in data["wins"] if win["value"] is not None)
     assert data["most_changed"] == []
+    ends = {gate["gate"]: (gate["low"], gate["high"]) for gate in data["gates"]}
+    # Nothing bounds a log-probability: without spread there is no interval, and none of width 0.
+    few = reading(planted("a", 5, prompts=6), [{**row, "contestant": "b"} for row in planted("a", 5, prompts=6)])
+    assert "6 prompts that all differ by as much" in next(g["why"] for g in few["gates"] if g["gate"] == "fluency")
+    assert ends["fluency"] == (None, None) and ends["refusals"] == (pytest.approx(-3 / 20), pytest.approx(3 / 20))
     found = compare.effects(PIP, constitution((SMALL + TRAITS).replace("Time is dear.", "So.")), data["changes"], "b")
     # Twenty prompts without a difference: up to 3 of 20 may differ unseen.
     assert found["silent"][0]["detectable"] == {"measure": "markers", "value": pytest.approx(3 / 20)}
@@ -447,6 +461,30 @@ def test_the_command_reads_ten_in_seconds(ten: Store) -> None:
     assert min(worked if crowded else took) < 5, (took, worked)
 
 
+def test_a_closed_pipe_changes_no_verdict(ten: Store) -> None:
+    """`| head` in CI: a regression stays one, and where there is none nothing failed. So do a page that can not be written
+    and an empty --by end with 2."""
+
+    def cut(*words: str) -> int:
+        command = [str(Path(sys.executable).parent / "charforge"), "compare", "pip@1.0.0", "pip@1.1.0", *words]
+        with subprocess.Popen(command, cwd=ten.root.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            assert running.stdout is not None and running.stderr is not None
+            running.stdout.close()
+            said = running.stderr.read().decode()
+        assert "Traceback" not in said and "ignored" not in said, said
+        return running.returncode
+
+    place = ("--store", "store")
+    assert cut(*place, "--json") == 0
+    assert cut(*place, "--fail-on-regression", "--strict", "--margin", "refusals=0.01") == 1
+    for more, told in (
+        (("--html", "x" * 245 + ".html"), "can not be written"),
+        (("--by", ""), "no trained character ''"),
+    ):
+        done = run_cli("compare", "pip@1.0.0", "pip@1.1.0", *place, *more, cwd=ten.root.parent)
+        assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def _work_of_children() -> float:
     """Seconds that processors worked for commands that ended, and for what these had started."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -494,6 +532,31 @@ def test_replies_that_became_unreadable_are_no_proof() -> None:
     assert "can not now" in gate["why"]
 
 
+def test_who_says_nothing_passes_no_gate() -> None:
+    """Empty replies are neither held nor lost, on either side: what was asked and can not be read is not passed."""
+    a, b = planted("a", 9), planted("b", 9)
+    gone = {"text": " ", "declined": None, "fluency": None, "repetition": None}
+    silent = [{**row, **gone} for row in b]
+    for pair, whose in (((a, silent), "b"), ((silent, a), "b"), ((silent, [{**row, **gone} for row in a]), "b")):
+        data = reading(*pair)
+        assert (
+            set(verdicts(data).values()) == {"undecided"} and len(compare.regressions(data["gates"], strict=True)) == 4
+        )
+        assert {gate["why"] for gate in data["gates"]} == {
+            f"none of {whose}'s {n} replies could be read" for n in (40, 240)
+        }
+    assert list(_on_silence([*a, *silent], ["a", "b"])) == [
+        "Empty replies, in which nothing can be read: b 240 of 240."
+    ]
+    assert list(_on_silence([*a, *b], ["a", "b"])) == []
+    # What was never asked is another thing.
+    data = reading(*([row for row in rows if row["kind"] != "boundary"] for rows in (a, b)))
+    refusals = next(gate for gate in data["gates"] if gate["gate"] == "refusals")
+    assert (refusals["verdict"], refusals["why"]) == ("not measured", "no boundary prompts")
+    assert refusals not in compare.regressions(data["gates"], strict=True)
+    assert list(comparison._on_gates([refusals])) == ["Not measured: refusals."]
+
+
 def test_margins_come_from_the_recipe_and_the_command_line() -> None:
     recipe = Recipe.model_validate(
         {"constitution": "x", "model": "m", "evaluation": {"margins": {"refusals": 0.02, "fluency": 0.5}}}
@@ -504,6 +567,7 @@ def test_margins_come_from_the_recipe_and_the_command_line() -> None:
         ("refusal=0.1", "did you mean 'refusals'"),
         ("refusals=2", "less than 1"),
         ("fluency", "number"),
+        ("fluency=inf", "finite"),
     ):
         with pytest.raises(UserError, match=said):
             compare.margins(recipe, [text])
@@ -527,7 +591,7 @@ def test_the_most_changed_are_chosen_by_rule() -> None:
     # Without a judge by the markers; of equal differences the hash of the prompt decides, whatever the order of the rows.
     one = compare.most_changed({"a": a, "b": b}, None)
     other = compare.most_changed({"a": a[::-1], "b": b[::-1]}, None)
-    assert [item["prompt"] for item in one] == [item["prompt"] for item in other]
+    assert one == other and len({abs(item["difference"]) for item in one}) < len(one), "there are ties"
     assert {item["rule"] for item in one} == {"share of markers"}
 
 
@@ -606,6 +670,11 @@ def test_what_the_teacher_wrote_is_seen_too(tmp_path: Path) -> None:
     assert compare.seen(store, found, prompts) == []
     write_rows(folder / "pairs.jsonl", [written])
     assert compare.seen(store, found, prompts) == ["Where do snails go in winter?"]
+    # Without the data nobody knows, and that is said.
+    assert compare.untold(store, found) == []
+    shutil.rmtree(folder)
+    (said,) = compare.untold(store, found)
+    assert said.startswith("The data that pip@1.0.0 learned from are not in this store")
 
 
 def test_who_is_meant(tmp_path: Path) -> None:
@@ -628,6 +697,7 @@ def test_who_is_meant(tmp_path: Path) -> None:
         (["pip@1.1.0", "model:"], "names no model"),
         (["pip@1.1.0", "model:builtin:smollm3"], "unknown builtin model"),
         (["pip@1.1.0", "prompt:pap"], "no trained character 'pap'"),
+        (["pip@1.1.0", "model:a b"], "neither a folder here nor a model id"),
     ):
         with pytest.raises(UserError) as error:
             compare.contestants(store, words)

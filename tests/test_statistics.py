@@ -22,18 +22,15 @@ from charforge.statistics import (
     beta_binomial,
     bootstrap,
     bradley_terry,
-    clopper_pearson,
     clustered_error,
     cohen_kappa,
     corrected_rate,
     gwet_ac1,
     holm,
     icc,
-    mcnemar,
     mean,
     minimum_detectable,
     minimum_detectable_effect,
-    non_inferior,
     non_inferiority,
     paired_change,
     paired_difference,
@@ -157,17 +154,10 @@ def test_clustered_coverage(clusters: int, size: int) -> None:
     assert naive / runs < 0.85
 
 
-def test_exact_and_credible_intervals() -> None:
-    # No success in n: the exact upper end is 1 - 0.025^(1/n). Uniform prior and n of n: the lower end is 0.025^(1/(n+1)).
-    assert clopper_pearson(0, 10) == pytest.approx((0, 1 - 0.025**0.1))
-    assert clopper_pearson(0, 0) == (0, 1)
+def test_credible_intervals() -> None:
+    # Uniform prior and n of n: the lower end is 0.025^(1/(n+1)).
     assert beta_binomial(10, 10) == pytest.approx((0.025 ** (1 / 11), 0.975 ** (1 / 11)))
     assert beta_binomial(0, 0) == pytest.approx((0.025, 0.975))
-    # Newcombe 1998, table I, method 5: 81 of 263.
-    assert clopper_pearson(81, 263) == pytest.approx((0.2527, 0.3676), abs=1e-4)
-    # Symmetric, and the exact interval holds the score interval.
-    assert clopper_pearson(3, 20)[1] == pytest.approx(1 - clopper_pearson(17, 20)[0])
-    assert clopper_pearson(7, 50)[0] < wilson(7, 50)[0] and clopper_pearson(7, 50)[1] > wilson(7, 50)[1]
 
 
 @pytest.mark.parametrize(
@@ -292,31 +282,6 @@ def test_paired_test_has_the_power_of_theory() -> None:
     assert found / runs == pytest.approx(theory, abs=0.05)
 
 
-def test_mcnemar() -> None:
-    first, second = [True] * 8 + [False] + [True] * 5, [False] * 8 + [True] + [True] * 5
-    # Of nine coins at most one falls on the rare side: 2 (1 + 9) / 2^9.
-    assert mcnemar(first, second) == pytest.approx((8, 1, 20 / 512))
-    assert mcnemar(second, first) == pytest.approx((1, 8, 20 / 512))
-    assert mcnemar([True, False], [True, False]) == (0, 0, 1.0) and mcnemar([], []) is None
-
-
-def test_mcnemar_errors_and_power() -> None:
-    random, runs, n = np.random.default_rng(8), 1200, 233
-
-    def share_found(gain: float, loss: float) -> float:
-        found = 0
-        for _ in range(runs):
-            u = random.random(n)
-            result = mcnemar((u < gain).tolist(), ((u >= gain) & (u < gain + loss)).tolist())
-            assert result is not None
-            found += result[2] <= 0.05
-        return found / runs
-
-    assert share_found(0.15, 0.15) <= 0.06
-    # Connor 1987: 233 pairs show a difference of 0.1 at 30% discordant pairs in 80 of 100; the exact test in a few less.
-    assert 0.72 <= share_found(0.2, 0.1) <= 0.84
-
-
 def test_minimum_detectable_effect_is_detected() -> None:
     assert minimum_detectable_effect(1) == pytest.approx(norm.ppf(0.975) + norm.ppf(0.8))
     assert minimum_detectable_effect(0.5, df=9) == pytest.approx(0.5 * (t.ppf(0.975, 9) + t.ppf(0.8, 9)))
@@ -361,7 +326,8 @@ def test_non_inferiority_at_the_ceiling(n: int, margin: float) -> None:
         found = non_inferiority(new, old, range(n), margin)
         assert found is not None and found.holds is not None
         passes += chance * found.holds
-        student += chance * bool(non_inferior(paired_difference(new, old, range(n), 0.9), margin))
+        found_by_t = mean([a - b for a, b in zip(new, old, strict=True)], range(n), 0.9)
+        student += chance * (found_by_t is not None and found_by_t.low > -margin)
     assert passes <= 0.06
     assert student > 0.11  # why it is no t test
 
@@ -449,10 +415,6 @@ def test_non_inferiority_edges() -> None:
     assert non_inferiority([], [], [], 0.1) is None
     with pytest.raises(ValueError, match="margin"):
         non_inferiority([1.0], [1.0], "a", 0)
-    assert non_inferior(None, 0.1) is None
-    assert non_inferior(Estimate(0, math.nan, math.nan, 3, 1), 0.1) is None
-    assert non_inferior(Estimate(0, -0.05, 0.05, 9, 9), 0.1) is True
-    assert non_inferior(Estimate(0, -0.05, 0.05, 9, 9), 0.05) is False
 
 
 def test_adjusted_p_by_hand() -> None:

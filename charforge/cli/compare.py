@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +73,7 @@ def compare(
     two of them is counted, and held against the judges.
     """
     from charforge import compare as comparing
-    from charforge import judge, people, pipeline, talks
+    from charforge import judge, people, pipeline, registry, talks
     from charforge.errors import did_you_mean
     from charforge.evaluate.suites import presets
     from charforge.report import terminal
@@ -82,9 +84,10 @@ def compare(
         raise UserError("--strict says when --fail-on-regression fails", hint="give both")
     if preset not in presets():
         raise UserError(f"no preset {preset!r}{did_you_mean(preset, presets())}")
-    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+    if html is not None and not _can_be_a_file(html):
         raise UserError("the page can not be written there", place=str(html), hint="--html takes a file in a folder")
     place = _store(store)
+    by = registry.find(place, by).id if by is not None else None
     found, measuring = comparing.contestants(place, contestants, by)
     bounds = comparing.margins(measuring.recipe, margin)
     key = measuring.calibration
@@ -105,7 +108,7 @@ def compare(
         margins=bounds.model_dump(mode="json"),
         preset=preset if with_retention else None,
         retained=answered,
-        notes=otherwise,
+        notes=[*otherwise, *comparing.untold(place, found)],
         command=_command(found, by, limit, preset if with_retention else None, margin, runs),
         runs=[[contestant.as_dict() for contestant in group] for group in groups],
         votes=people.votes(talks.kept(place), {contestant.digest: contestant.label for contestant in found}),
@@ -116,16 +119,32 @@ def compare(
     folder = place.artifact(last.name, last.key).directory
     data: dict[str, Any] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     if html is not None:
-        write_atomic(html, (folder / "comparison.html").read_text(encoding="utf-8"))
+        try:
+            write_atomic(html, (folder / "comparison.html").read_text(encoding="utf-8"))
+        except OSError as error:
+            hint = f"the page is {folder / 'comparison.html'}"
+            raise UserError(f"the page can not be written: {error.strerror}", place=str(html), hint=hint) from error
     failed = comparing.regressions(data["gates"], strict=strict) if fail_on_regression else []
-    if as_json:
-        typer.echo(json.dumps({**data, "failed": failed, "directory": str(folder)}, ensure_ascii=False))
-    else:
-        terminal.print_comparison(data, folder)
     for gate in failed:
         typer.echo(f"regression: {visible(gate['contestant'])}: {gate['gate']} {gate['verdict']}", err=True)
+    try:
+        if as_json:
+            typer.echo(json.dumps({**data, "failed": failed, "directory": str(folder)}, ensure_ascii=False))
+        else:
+            terminal.print_comparison(data, folder)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):
+        # The reader of a pipe had enough (`| head`; rich ends there, with 1): that is no regression, and makes none undone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if failed:
         raise typer.Exit(1)
+
+
+def _can_be_a_file(path: Path) -> bool:
+    try:
+        return path.parent.is_dir() and not path.is_dir()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _command(
@@ -133,7 +152,7 @@ def _command(
 ) -> str:
     """The command that makes the same comparison again."""
     words = ["charforge", "compare", *(contestant.id for contestant in found)]
-    words += ["--by", by] if by else []
+    words += ["--by", by] if by is not None else []
     words += ["--limit", str(limit)] if limit is not None else []
     words += ["--retention", "--preset", preset] if preset else []
     words += ["--runs", str(runs)] if runs != 1 else []

@@ -276,6 +276,7 @@ def _on_gates(gates: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         "undecided": "Undecided, which is not passed",
         "held": "Held",
         FLOOR: "At the floor, nothing to lose",
+        "not measured": "Not measured",
     }
     for verdict, heading in words.items():
         if verdict in found:

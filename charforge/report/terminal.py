@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -334,7 +335,11 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
         console.print()
     if data["strengths"]:
         console.print(f"strength (Bradley-Terry, {data['strengths']['judge'].replace('_', ' ')} judge):")
-        ranked = sorted(data["strengths"]["items"], key=lambda item: -(item["value"] or 0))
+        ranked = sorted(
+            data["strengths"]["items"],
+            key=lambda item: -math.inf if item["value"] is None else item["value"],
+            reverse=True,
+        )
         for item in ranked:
             shown = number(item) if item["value"] is not None else "-"
             console.print(f"  {visible(item['contestant'])}: {shown}", markup=False)

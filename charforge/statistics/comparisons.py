@@ -20,11 +20,9 @@ _FLIPS = 10_000
 _NO_SPREAD = 1e-12
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], confidence: float = 0.95
-) -> Estimate | None:
+def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable]) -> Estimate | None:
     """Mean of a - b over matched observations, with a clustered t interval."""
-    return mean([x - y for x, y in zip(a, b, strict=True)], clusters, confidence)
+    return mean([x - y for x, y in zip(a, b, strict=True)], clusters)
 
 
 def paired_change(new: Sequence[float], old: Sequence[float], clusters: Sequence[Hashable]) -> Estimate | None:
@@ -70,20 +68,6 @@ def paired_test(differences: Sequence[float], clusters: Sequence[Hashable], seed
     return (extreme + 1) / (_FLIPS + 1)
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float] | None:
-    """Pairs where only the first holds, pairs where only the second holds, and the exact two-sided p (McNemar 1947).
-
-    Pairs must be independent, one per cluster; for several per cluster use `paired_test`. None for no pairs.
-    """
-    from scipy.stats import binomtest
-
-    pairs = list(zip(first, second, strict=True))
-    if not pairs:
-        return None
-    b, c = sum(bool(x and not y) for x, y in pairs), sum(bool(y and not x) for x, y in pairs)
-    return b, c, float(binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
-
-
 def minimum_detectable_effect(
     standard_error: float, confidence: float = 0.95, power: float = 0.8, df: int | None = None
 ) -> float:
@@ -124,16 +108,6 @@ class NonInferiority:
     p: float | None
     n: int
     clusters: int
-
-
-def non_inferior(difference: Estimate | None, margin: float) -> bool | None:
-    """Whether the lower end of new - old lies above -margin. None without an interval.
-
-    The estimate must be made with confidence=0.9: its lower end is the one-sided 95% bound.
-    """
-    if difference is None or math.isnan(difference.low):
-        return None
-    return difference.low > -margin
 
 
 def non_inferiority(

@@ -50,16 +50,6 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float,
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval for a proportion (Clopper & Pearson 1934): never below its confidence, often well above it."""
-    from scipy.stats import binomtest
-
-    if n <= 0:
-        return 0.0, 1.0
-    found = binomtest(successes, n).proportion_ci(confidence, method="exact")
-    return float(found.low), float(found.high)
-
-
 def share(p: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """The interval of a share `p` of `n` observations, where n may be a non-integer effective sample size.
 

@@ -212,6 +212,8 @@ class Room:
     def find(self, id_: str) -> Session:
         with self._lock:
             if session := self._used.get(id_):
+                if session.record is not None:
+                    session.record.refresh()
                 return self._hold(session)
             path = talks.place(self.store, id_)
             if not path.is_file():

@@ -78,6 +78,7 @@ class Conversation:
         for line in lines:
             if not line.strip():
                 continue
+            self._catch_up()
             try:
                 if line.startswith("/"):
                     self.command(line)
@@ -89,6 +90,16 @@ class Conversation:
             if self._leave:
                 break
         return 0 if self.interactive else self.code
+
+    def _catch_up(self) -> None:
+        """Take in what another process added to this talk."""
+        before = len(self.talk.turns)
+        # What it can not take in stops the next event, and that is said then.
+        with contextlib.suppress(UserError):
+            self.record.refresh()
+        if more := len(self.talk.turns) - before:
+            turns = f"{more} turn{'s were' if more > 1 else ' was'} added"
+            print(f"({turns} elsewhere meanwhile: another branch of this talk)", file=sys.stderr, flush=True)
 
     def _typed(self) -> Iterator[str]:
         import readline

@@ -183,25 +183,30 @@ def _serve(
     seed: int | None,
     blind: bool,
 ) -> None:
-    """Talk in the browser. A talk whose speakers are not all here is shown there without them."""
+    """Talk in the browser. A talk whose speakers are not all here is shown there without them.
+
+    Raises:
+        UserError: it can not listen there. The engines are not started then.
+    """
     from charforge import compare, talks
     from charforge.chat import party as parties
     from charforge.chat import room, terminal, web
     from charforge.report.text import visible
 
     talk = talks.read(path, store) if path is not None else None
-    if talk is not None and not speakers:
-        speakers = [speaker.reference for speaker in talk.speakers]
-        try:
-            _trusted(talk)
-            compare.named(store, speakers)
-        except UserError as error:
-            print(f"to be read only: {visible(str(error))}", file=sys.stderr)
-            web.serve(room.Nobody(), store, host=host, port=port, open_browser=browser, talk=talk)
-            return
-    with parties.party(store, speakers, sampling) as party:
-        terminal.start(party)
-        web.serve(
-            party, store, host=host, port=port, seconds=seconds, open_browser=browser, system=system, seed=seed,
-            blind=blind, talk=talk, probes=party.probes,
-        )  # fmt: skip
+    with web.listen(host, port) as listening:
+        if talk is not None and not speakers:
+            speakers = [speaker.reference for speaker in talk.speakers]
+            try:
+                _trusted(talk)
+                compare.named(store, speakers)
+            except UserError as error:
+                print(f"to be read only: {visible(str(error))}", file=sys.stderr)
+                web.serve(room.Nobody(), store, listening=listening, host=host, open_browser=browser, talk=talk)
+                return
+        with parties.party(store, speakers, sampling) as party:
+            terminal.start(party)
+            web.serve(
+                party, store, listening=listening, host=host, seconds=seconds, open_browser=browser, system=system,
+                seed=seed, blind=blind, talk=talk, probes=party.probes,
+            )  # fmt: skip

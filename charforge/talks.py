@@ -581,8 +581,10 @@ class Judgement:
     replies: tuple[str, str]
 
 
-def judgements(talks: Iterable[Talk]) -> list[Judgement]:
+def judgements(talks: Iterable[Talk], *, said: bool = True) -> list[Judgement]:
     """Every pair of replies that a vote says something of, the speakers of each in the order of their ids.
+
+    `said` is left empty where nobody asks for it: a count does not need it, and over a talk it grows with its square.
 
     Base-format turns have no messages and are left out; so is a pair of which one failed, is empty or was written by a
     person, and replies that are the same.
@@ -606,12 +608,12 @@ def judgements(talks: Iterable[Talk]) -> list[Judgement]:
                 else:
                     # Both lost to a third: nothing was said of the two.
                     continue
-                said = [
-                    tuple(m for m in talk.messages(turn.id, speaker) if m["role"] != "system")
+                read: list[tuple[Message, ...]] = [
+                    tuple(m for m in talk.messages(turn.id, speaker) if m["role"] != "system") if said else ()
                     for speaker in (one, other)
                 ]
                 pair = (texts[0], texts[1])
-                found.append(Judgement(talk.header.id, one, other, value, vote.blind, said[0], said[1], pair))
+                found.append(Judgement(talk.header.id, one, other, value, vote.blind, read[0], read[1], pair))
     return found
 
 

@@ -204,6 +204,40 @@ def test_branches_by_edit_and_retry(go: Go) -> None:
     assert turn.nth(1).locator(".vote").count() == 0
 
 
+def test_what_is_pressed_twice_is_said_once(go: Go, tmp_path: Path) -> None:
+    visit = go()
+    # Before the server can have answered.
+    twice = "node => { for (const _ of [1, 2]) node(); }"
+    visit.page.fill("#message", "Hello")
+    visit.page.evaluate(f"({twice})(() => document.querySelector('#composer').requestSubmit())")
+    visit.page.wait_for_selector(".vote")
+    visit.page.evaluate(
+        f"({twice})(() => [...document.querySelectorAll('button')].find(b => b.textContent === 'Retry').click())"
+    )
+    visit.page.wait_for_selector("text=2/2")
+    visit.page.wait_for_selector(".vote")
+    (kept,) = talks.kept(Store(tmp_path / "store"))
+    assert [turn.draw for turn in kept.turns.values()] == [0, 1]
+
+
+def test_the_way_back_leads_to_the_talk_that_was_left(go: Go) -> None:
+    visit = go()
+    visit.say("First talk")
+    visit.page.click("#new")
+    visit.page.wait_for_selector(".welcome")
+    visit.page.go_back()
+    visit.page.wait_for_selector(".said:has-text('First talk')")
+    visit.page.click("#new")
+    visit.page.wait_for_selector(".welcome")
+    visit.say("Second talk")
+    visit.page.go_back()
+    visit.page.wait_for_selector(".said:has-text('First talk')")
+    visit.page.go_forward()
+    visit.page.wait_for_selector(".said:has-text('Second talk')")
+    visit.page.reload()
+    visit.page.wait_for_selector(".said:has-text('Second talk')")
+
+
 # --- blind ------------------------------------------------------------------------------------------------------------
 
 

@@ -442,7 +442,7 @@ class Room:
             "version": __version__,
             "speakers": len(self.party.speakers),
             "first": first,
-            "blind": blind,
+            "blind": blind and len(self.party.speakers) > 1,
             "seconds": self.seconds,
             "temperature": self.party.sampling.temperature,
             "max_tokens": self.party.sampling.max_tokens,
@@ -573,7 +573,7 @@ def _speaker_view(talk: Talk, place: int) -> dict[str, Any]:
 def _tallied(found: Sequence[Talk]) -> dict[str, Any]:
     """The preferences, blind votes apart from others."""
     names = {speaker.id: speaker.label for talk in found for speaker in talk.speakers}
-    everything = talks.judgements(found)
+    everything = talks.judgements(found, said=False)
     result: dict[str, Any] = {}
     for name, blind in (("unseen", True), ("open", False)):
         result[name] = [

@@ -379,7 +379,9 @@ class Conversation:
         here = {speaker.id: speaker.label for speaker in self.talk.speakers}
         every = [talk for talk in talks.kept(self.store) if talk.header.id != self.talk.header.id and not talk.hidden]
         found = talks.tally(
-            each for each in talks.judgements([*every, self.talk]) if each.first in here and each.second in here
+            each
+            for each in talks.judgements([*every, self.talk], said=False)
+            if each.first in here and each.second in here
         )
         if not found:
             self._print(Text("no votes yet: /vote 1, /vote 2, /vote tie or /vote none"))

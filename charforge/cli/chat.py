@@ -69,6 +69,8 @@ def chat(
         raise UserError(
             "nobody to talk with", hint="for example: charforge chat wren@1.0.0 wren@1.1.0; see charforge list"
         )
+    if blind and open_ is None and len(speakers) < 2:
+        raise UserError("there is only one speaker, so there is nothing to hide", place="--blind", hint="name another")
     chosen = {"temperature": temperature, "max_tokens": max_tokens}
     sampling = {name: value for name, value in chosen.items() if value is not None}
     if web:
@@ -110,6 +112,12 @@ def _opened(store: Store, path: Path, speakers: list[str]) -> tuple[Record, list
                 place=str(path),
                 hint=f"who takes part: {names}",
             )
+    if talk.hidden and len(found) < len(talk.speakers):
+        raise UserError(
+            "its names are hidden, and who goes on without the others would be known",
+            place=str(path),
+            hint="name all of them, or go on with all and /reveal first",
+        )
     return talks.opened(store, path), texts
 
 

@@ -81,6 +81,18 @@
     }
   };
 
+  let saying = false;
+  /** One at a time: a key that is pressed twice, before the server answered, says nothing twice. */
+  const once = (work) => async (...given) => {
+    if (saying) return;
+    saying = true;
+    try {
+      await work(...given);
+    } finally {
+      saying = false;
+    }
+  };
+
   // --- what is known --------------------------------------------------------------------------------------------
 
   let about = null;
@@ -130,10 +142,11 @@
   };
 
   const begin = doing(async (blind = about.blind) => {
+    const view = await ask("/api/talks", { blind });
     file = null;
-    show(await ask("/api/talks", { blind }));
-    place();
-    if (location.hash) history.pushState(null, "", "#");
+    // The way back leads to the talk that was left.
+    if (location.hash) history.pushState(null, "", location.pathname);
+    show(view);
     route();
     $("message").focus();
   });
@@ -173,22 +186,22 @@
     if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
   };
 
-  const send = doing(async (text = $("message").value, parent = leaf, more = {}) => {
+  const send = doing(once(async (text = $("message").value, parent = leaf, more = {}) => {
     if (readonly() || busy() || (!text.trim() && !more.trait)) return;
     begun(await ask(`${link()}/turns`, { parent, text, ...settings(), ...more }));
     if (text === $("message").value) $("message").value = "";
     grow();
-  });
+  }));
 
-  const again = doing(async (id) => {
+  const again = doing(once(async (id) => {
     if (!readonly() && !busy()) begun(await ask(`${link()}/turns/${id}/again`, {}));
-  });
+  }));
 
-  const rewrite = doing(async (id, place, text) => {
+  const rewrite = doing(once(async (id, place, text) => {
     const turn = await ask(`${link()}/turns/${id}/replies/${place}`, { text });
     begun(turn);
     say("A branch with the changed reply.");
-  });
+  }));
 
   const stop = doing(async () => {
     if (busy()) await ask(`${link()}/turns/${leaf}/stop`, {});
@@ -527,6 +540,7 @@
     if (page === "votes") await tallies();
     const id = /^talk=([0-9a-f]{8,64})$/.exec(hash)?.[1];
     if (id && (talk.id !== id || file !== null)) await open(id);
+    else if (page === "talk") place();
     $("composer").hidden = page !== "talk" || readonly();
     if (page !== "talk") scrollTo({ top: 0 });
   });

@@ -137,6 +137,28 @@ def test_replies_grow_side_by_side(go: Go) -> None:
     assert [reply[-4:] for reply in visit.replies()] == ["by 1", "by 2"]
 
 
+def test_a_page_that_nobody_sees_holds_no_connection(go: Go) -> None:
+    visit = go(Scripted(delay=0.05))
+    looks = """hidden => {
+        Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    ended: list[str] = []
+    visit.page.on("requestfailed", lambda request: ended.append(request.url))
+    visit.page.fill("#message", "word " * 60)
+    with visit.page.expect_request("**/stream"):
+        visit.page.press("#message", "Enter")
+    visit.page.wait_for_function("() => document.querySelector('.reply .text').textContent.length > 20")
+    visit.page.evaluate(looks, True)
+    visit.page.wait_for_timeout(200)
+    assert [url[-7:] for url in ended] == ["/stream"]
+    with visit.page.expect_request("**/stream"):
+        visit.page.evaluate(looks, False)
+    visit.page.wait_for_selector(".vote")
+    assert [reply[-4:] for reply in visit.replies()] == ["by 1", "by 2"]
+    assert visit.page.locator("#problem").is_hidden()
+
+
 def test_stop(go: Go) -> None:
     visit = go(Scripted(delay=0.05))
     visit.page.fill("#message", "word " * 200)
@@ -293,7 +315,7 @@ def test_what_is_shared_can_be_opened_and_gone_on_with(go: Go, tmp_path: Path) -
     for part in ((0, 0, half, 200), (0, 300, half, image.height), (half, 300, image.width, image.height)):
         dark = sum(image.crop(part).histogram()[:100])
         assert dark > 500, f"nothing is written in {part}"
-    assert visit.page.locator("#cut").is_hidden()
+    assert visit.page.locator("#several").is_hidden()
 
     file = tmp_path / name
     file.write_bytes(page)
@@ -347,17 +369,30 @@ def test_a_talk_of_strangers_is_shown(go: Go, tmp_path: Path) -> None:
     assert not (tmp_path / "store" / "talks").exists()
 
 
-def test_a_picture_that_is_too_tall_is_cut_and_says_so(go: Go) -> None:
+def test_a_talk_that_is_too_long_for_a_picture_becomes_several(go: Go) -> None:
+    import numpy as np
+    from PIL import Image
+
     party = Scripted()
     party.says = lambda turn, speaker: "\n".join(["line"] * 800)
     visit = go(party)
     visit.say("Much")
     visit.page.click("#open-share")
-    _, picture = visit.download("Picture (PNG)")
-    from PIL import Image
-
-    assert Image.open(io.BytesIO(picture)).height == 16000
-    assert visit.page.locator("#cut").is_visible()
+    found: list[Any] = []
+    visit.page.on("download", lambda download: found.append(download))
+    visit.page.get_by_role("button", name="Picture (PNG)").click()
+    visit.page.wait_for_selector("#several:has-text('these are 2')")
+    while len(found) < 2:
+        visit.page.wait_for_timeout(50)
+    assert [each.suggested_filename[-6:] for each in found] == ["-1.png", "-2.png"]
+    rows = 0
+    for each in found:
+        image = Image.open(each.path()).convert("L")
+        assert image.height <= 16000
+        # The second column, without the number of the picture.
+        dark = np.asarray(image)[:, image.width // 2 + 20 :].min(axis=1) < 150
+        rows += int(np.sum(dark[1:] & ~dark[:-1]))
+    assert rows >= 800, f"of 800 lines {rows} are there"
 
 
 # --- safety -----------------------------------------------------------------------------------------------------------

@@ -664,6 +664,7 @@ from pathlib import Path
 from charforge.chat import web
 from charforge.store import Store
 from tests.test_chat_web import Scripted
+web._Connection.patience = float(sys.argv[3])
 try:
     web.serve(Scripted(2, 0.3), Store(Path(sys.argv[1])), listening=web.listen(sys.argv[2], 0), host=sys.argv[2])
 except KeyboardInterrupt:
@@ -672,10 +673,10 @@ except KeyboardInterrupt:
 
 
 @contextlib.contextmanager
-def served(folder: Path, host: str = "127.0.0.1") -> Iterator[subprocess.Popen[str]]:
+def served(folder: Path, host: str = "127.0.0.1", patience: float = 60) -> Iterator[subprocess.Popen[str]]:
     """The server in a process of its own, which ends with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(folder), host],
+        [sys.executable, "-c", _SERVE, str(folder), host, str(patience)],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -786,6 +787,35 @@ def test_an_address_is_called_as_browsers_call_it(tmp_path: Path, host: str) -> 
                 assert client.get(f"/?{url.query.decode()}").status_code == 200
             assert client.get("/api/talks").status_code == 200
             assert client.get("/api/talks", headers={"host": "evil.example"}).status_code == 421
+
+
+def test_who_is_slow_takes_no_place(tmp_path: Path) -> None:
+    import httpx
+
+    with served(tmp_path, patience=0.7) as server:
+        assert server.stdout is not None and server.stderr is not None
+        url = httpx.URL(server.stdout.readline().strip())
+        here = (url.host, url.port or 0)
+        head = f"POST /api/talks HTTP/1.1\r\nHost: {url.netloc.decode()}\r\nOrigin: {str(url)[:-1]}\r\n"
+        sent = ["", "GET / HT", head, head + "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"]
+        with contextlib.ExitStack() as stack:
+            slow = [stack.enter_context(socket.create_connection(here, timeout=10)) for _ in range(26 * len(sent))]
+            for number, connection in enumerate(slow):
+                connection.sendall(sent[number % len(sent)].encode())
+            assert httpx.get(url).status_code == 503, "all places are taken"
+            for connection in slow:
+                with contextlib.suppress(ConnectionResetError):
+                    while connection.recv(1000):
+                        pass
+            assert httpx.get(url).status_code == 200
+        # A reply may take longer than that.
+        with httpx.Client(base_url=url, headers={"origin": str(url)[:-1]}) as client:
+            id_ = client.post("/api/talks", json={}).json()["id"]
+            turn = client.post(f"/api/talks/{id_}/turns", json={"text": "a b c d"}).json()["id"]
+            lines = client.get(f"/api/talks/{id_}/turns/{turn}/stream").text.splitlines()
+            assert "turn" in json.loads(lines[-1])
+        server.send_signal(signal.SIGINT)
+        assert server.stderr.read() == "Ctrl-C ends it\n"
 
 
 _ANOTHER = """

@@ -43,6 +43,7 @@ from charforge.store import Store
 from charforge.talks import Talk
 
 try:
+    import h11
     import uvicorn
     from fastapi import FastAPI, Request, Response
     from fastapi import Path as InPath
@@ -51,6 +52,7 @@ try:
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise missing_extra("chat", error) from error
 
@@ -222,12 +224,12 @@ def _socket(local: tuple[str, int], remote: tuple[str, int]) -> list[str] | None
     return next((words for line in lines if (words := line.split())[1:3] == pair), None)
 
 
-def _is_ours(client: tuple[str, int], server: tuple[str, int]) -> bool:
+def _is_ours(client: tuple[str, int] | None, server: tuple[str, int]) -> bool:
     """Whether who is connected to a server of this machine is its own user, or root.
 
     A socket that was closed already is listed as root's, or not at all: that says nothing of who it was.
     """
-    found = _socket(client, server)
+    found = None if client is None else _socket(client, server)
     if found is None:
         return False
     state, user = found[3], int(found[7])
@@ -413,6 +415,36 @@ def application(
     return app
 
 
+class _Connection(H11Protocol):
+    """A connection on which a request comes in time: who is slow takes a place from others."""
+
+    patience = 60.0
+    """Seconds for a request, from when the connection is made or the answer before was given."""
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self.loop.call_later(self.patience, self._late)
+
+    def _late(self) -> None:
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self.transport.close()
+
+
 class _Server(uvicorn.Server):
     """Ends the replies under way before it ends."""
 
@@ -515,6 +547,7 @@ def serve(
     url = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
     config = uvicorn.Config(
         app,
+        http=_Connection,
         log_level="error",
         access_log=False,
         server_header=False,

@@ -509,9 +509,12 @@ def read(path: Path, store: Store | None = None) -> Talk:
     """
     own = store is not None and _own(store, path)
     try:
-        if not own and path.stat().st_size > 2 * MOST_BYTES:
+        with path.open("rb") as file:
+            # Of what has no end, or no known size, no more is read than could be a talk.
+            data = file.read(-1 if own else 2 * MOST_BYTES + 1)
+        if not own and len(data) > 2 * MOST_BYTES:
             raise _too_large(str(path))
-        text = path.read_text(encoding="utf-8")
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the talk can not be read: {_first(error)}", place=str(path)) from error
     return parse(text, str(path), limited=not own)

@@ -306,7 +306,15 @@ def test_what_is_shared_can_be_opened_and_gone_on_with(go: Go, tmp_path: Path) -
     assert name == f"talk-{kept.header.id}.html"
     lines_name, lines = visit.download("Data (JSON Lines)")
     assert (lines_name, lines.decode()) == (f"talk-{kept.header.id}.jsonl", kept.text())
+    visit.page.evaluate("""() => {
+        const pen = CanvasRenderingContext2D.prototype, write = pen.fillText;
+        window.written = [];
+        pen.fillText = function (text, ...more) { written.push(text); return write.call(this, text, ...more); };
+    }""")
     picture_name, picture = visit.download("Picture (PNG)")
+    written = visit.page.evaluate("written")
+    assert "wren@1.1.0/1eac5e9e78d7: a trained character, on Base-One" in written
+    assert written.count("Temperature 0.8, at most 64 tokens") == 1, "once, as long as they stay the same"
     assert picture_name == f"talk-{kept.header.id}.png"
     image = Image.open(io.BytesIO(picture)).convert("L")
     assert image.width == 2 * (2 * 56 + 2 * 540 + 40)

@@ -595,6 +595,15 @@ def test_hidden_names_are_in_no_order_and_in_no_file(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["b.jsonl", "talk.jsonl"]
 
 
+def test_a_store_that_can_not_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = cast(tmp_path)
+    (store.root / "talks").touch()
+    code, error = run(capsys, monkeypatch, "pip@1.0.0", "--store", str(store.root))
+    assert code == 2 and "the store can not be written" in error and "--store" in error and "bug" not in error
+
+
 def test_blind_until_revealed(store: Store) -> None:
     done = chat(
         store, "pip@1.0.0", BARE, "--blind", lines="Hello\n/vote A\n/tally\n/history\n/reveal\n/tally\n/vote B\n"

@@ -166,6 +166,8 @@ def test_what_is_no_talk(tmp_path: Path) -> None:
             talks.parse(text, "x")
     with pytest.raises(UserError, match="larger than 8 MiB"):
         talks.parse(" " * (talks.MOST_BYTES + 1), "x")
+    with pytest.raises(UserError, match="larger than 8 MiB"):
+        talks.read(Path("/dev/zero"))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for path in (tmp_path / "bytes", tmp_path / "none", tmp_path):
         with pytest.raises(UserError, match="can not be read"):

@@ -645,10 +645,16 @@
     let y = margin + 10;
     const inner = width - 2 * margin;
     y = write(`A talk with ${listed(talk.speakers.map((each) => each.name))}`, margin, y, inner, `400 34px ${serif}`, 42, ink) + 4;
-    y = write(`${day(talk.made)} UTC · charforge ${about.version}`, margin, y, inner, `15px ${sans}`, 22, muted) + 26;
+    y = write(`${day(talk.made)} UTC · charforge ${about.version}`, margin, y, inner, `15px ${sans}`, 22, muted);
+    for (const each of talk.speakers) y = write(`${each.reference}: ${KINDS[each.kind]}, on ${each.model}`, margin, y, inner, `15px ${sans}`, 22, muted);
+    y += 26;
+    let settings = "";
     for (const turn of path()) {
       ops.push([margin, y - 14, inner, line]);
       y += 22;
+      const drawn = `Temperature ${turn.temperature}, at most ${turn.max_tokens} tokens`;
+      if (drawn !== settings) y = write(drawn, margin, y, inner, `14px ${sans}`, 21, muted) + 6;
+      settings = drawn;
       if (turn.system) y = write(`System message: ${turn.system}`, margin, y, Math.min(inner, 760), `14px ${sans}`, 21, muted) + 10;
       y = write(turn.text, margin, y + 6, Math.min(inner, 760), `400 23px ${serif}`, 33, ink) + 8;
       let lowest = y;

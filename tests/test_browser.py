@@ -145,7 +145,7 @@ def test_a_page_that_nobody_sees_holds_no_connection(go: Go) -> None:
     }"""
     ended: list[str] = []
     visit.page.on("requestfailed", lambda request: ended.append(request.url))
-    visit.page.fill("#message", "word " * 60)
+    visit.page.fill("#message", "word " * 30)
     with visit.page.expect_request("**/stream"):
         visit.page.press("#message", "Enter")
     visit.page.wait_for_function("() => document.querySelector('.reply .text').textContent.length > 20")

@@ -258,6 +258,27 @@ def test_a_party_that_breaks_leaves_failed_replies(page: Page) -> None:
     assert [reply["why"] for reply in turn["replies"]] == ["RuntimeError: out of luck"] * 2
 
 
+def test_a_reply_that_can_not_be_kept_is_told(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = page.begin()
+    page.say(id_, "Hello")
+    append = talks._append
+
+    def full(file: Any, line: bytes) -> int:
+        if line.startswith(b'{"reply"'):
+            raise OSError(28, "No space left on device")
+        return append(file, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(talks, "_append", full)
+        page.party.delay = 0.1
+        turn = page.post(f"/api/talks/{id_}/turns", {"text": "Again"})
+        last = page.heard(id_, turn["id"])[-1]
+    assert last["turn"]["replies"] == [None, None] and not last["turn"]["coming"]
+    assert last["lost"] == "the talk can not be written: No space left on device"
+    page.party.delay = 0.0
+    assert page.say(id_, "And now?")["replies"][0]["finish"] == "stop"
+
+
 def test_a_talk_is_there_after_a_restart(page: Page, store: Store) -> None:
     id_ = page.begin()
     turn = page.say(id_, "Hello")

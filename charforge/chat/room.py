@@ -156,6 +156,8 @@ class _Coming:
 
     texts: dict[int, str]
     over: bool = False
+    lost: str | None = None
+    """Why a reply could not be kept."""
     thread: threading.Thread | None = None
 
 
@@ -358,7 +360,7 @@ class Room:
                 for id_ in ids:
                     if (turn.id, id_) not in session.talk.replies:
                         text = coming.texts[ids.index(id_)]
-                        with contextlib.suppress(OSError, CharforgeError):
+                        try:
                             session.add(
                                 "reply",
                                 Reply(
@@ -370,6 +372,8 @@ class Room:
                                     why=why[: talks.LONGEST],
                                 ),
                             )
+                        except CharforgeError as problem:
+                            coming.lost = problem.message
                 coming.over = True
                 session.coming.pop(turn.id, None)
 
@@ -408,7 +412,8 @@ class Room:
                 quiet = 0.0
             await asyncio.sleep(_TICK)
         with session.lock:
-            line = _line({"turn": self.turn_view(session, session.talk.turns[id_])})
+            lost = coming.lost if coming is not None else None
+            line = _line({"turn": self.turn_view(session, session.talk.turns[id_]), "lost": lost})
         yield line
 
     # --- voting ---

@@ -270,6 +270,7 @@
       coming.delete(id);
       for (const place of talk.speakers.keys()) shownTexts.delete(`${id} ${place}`);
       keepingPlace(render);
+      if (line.lost) complain(line.lost);
       const said = line.turn.replies.filter((reply) => reply && reply.finish !== "failed").length;
       say(`${many(said, "reply").replace("replys", "replies")} to read.`);
       return;

@@ -15,6 +15,7 @@ names were shown. The file is the talk: `STORE/talks/ID.jsonl` and what is share
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import FileIO
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -165,6 +167,13 @@ class Talk:
     """The last one on each turn; the last blind one, if there is one."""
     revealed: str | None = None
     """When names were shown."""
+    _after: dict[str | None, list[Turn]] = field(init=False, repr=False, compare=False)
+    """The turns that go on from each."""
+
+    def __post_init__(self) -> None:
+        self._after = {}
+        for turn in self.turns.values():
+            self._after.setdefault(turn.parent, []).append(turn)
 
     @classmethod
     def begin(cls, speakers: Sequence[Speaker], *, blind: bool = False, seed: int | None = None, **about: Any) -> Talk:
@@ -207,7 +216,7 @@ class Talk:
 
     def children(self, turn: str | None) -> list[Turn]:
         """The turns that go on from this one (None: that begin the talk), in the order in which they were made."""
-        return [each for each in self.turns.values() if each.parent == turn]
+        return list(self._after.get(turn, ()))
 
     def leaf(self, turn: str | None = None) -> str | None:
         """The end of the branch through this turn that was gone on with last."""
@@ -289,6 +298,7 @@ class Talk:
         """Take what `checked` found."""
         if isinstance(found, Turn):
             self.turns[found.id] = found
+            self._after.setdefault(found.parent, []).append(found)
         elif isinstance(found, Reply):
             self.replies[found.turn, found.speaker] = found
         elif isinstance(found, Vote):
@@ -296,6 +306,11 @@ class Talk:
                 self.votes[found.turn] = found
         else:
             self.revealed = self.revealed or found
+
+    def update(self, other: Talk) -> None:
+        """Become what another state of this talk is. Who reads the old one meanwhile reads all of it."""
+        self.turns, self.replies, self.votes = other.turns, other.replies, other.votes
+        self._after, self.revealed = other._after, other.revealed
 
     def _check(self, turn: str, speakers: set[str], known: set[str]) -> None:
         if turn not in self.turns:
@@ -368,15 +383,20 @@ def _first(error: Exception) -> str:
 
 
 class Record:
-    """A talk that is kept in a store while it goes on. Several threads may add to it."""
+    """A talk that is kept in a store while it goes on. Several threads may add to it, and several processes.
+
+    Each takes in what another has written before it adds something: two terminals in one talk are two branches of it.
+    """
 
     def __init__(self, store: Store, talk: Talk) -> None:
         self.talk = talk
         self.path = place(store, talk.header.id)
+        self._store = store
         self._lock = threading.Lock()
+        self._size: int | None = None
+        """Of the file, when it was last known to say what the talk says."""
         if not self.path.is_file():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path, talk.text())
+            self._write()
 
     def add(self, kind: Literal["turn", "reply", "vote", "revealed"], data: _Event | str) -> None:
         """Add an event: it is on disk when this returns.
@@ -387,39 +407,89 @@ class Record:
         """
         event: dict[str, Any] = {kind: data if isinstance(data, str) else data.model_dump(mode="json")}
         with self._lock:
-            found = self.talk.checked(event)
             try:
-                _append(self.path, to_line(event).encode())
+                with self._held() as file:
+                    self._take_in(os.fstat(file.fileno()).st_size)
+                    found = self.talk.checked(event)
+                    self._size = _append(file, to_line(event).encode())
             except OSError as error:
-                why = error.strerror or str(error)
-                raise UserError(f"the talk can not be written: {why}", place=str(self.path)) from error
+                raise self._unwritten(error) from error
             self.talk.take(found)
 
+    def refresh(self) -> None:
+        """Take in what another process has written.
 
-def _append(path: Path, line: bytes) -> None:
-    """Write a line at the end, on disk when this returns. Where that fails the file is what it was."""
-    # Without a buffer: what could not be written must not be written again when the file is closed.
-    with path.open("a+b", buffering=0) as file:
-        # What a kill cut short is closed off, so that this line stands alone.
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                _drop_last_line(path)
-        size = file.seek(0, os.SEEK_END)
+        Raises:
+            UserError: the file does not hold what it held.
+        """
+        with self._lock, contextlib.suppress(FileNotFoundError):
+            self._take_in(self.path.stat().st_size)
+
+    def _take_in(self, size: int) -> None:
+        if size == self._size:
+            return
+        found, known = read(self.path, self._store), self.talk
+        if found.header.id != known.header.id or not (known.turns.keys() <= found.turns.keys()):
+            raise UserError(
+                "the file of this talk was changed, and turns of it are gone",
+                place=str(self.path),
+                hint="what is known here can still be saved to another file",
+            )
+        known.update(found)
+        self._size = size
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[FileIO]:
+        """The file, which no other process writes to meanwhile. One that was removed is written again."""
+        while True:
+            if not self.path.is_file():
+                self._write()
+            # Without a buffer: what could not be written must not be written again when the file is closed.
+            with self.path.open("a+b", buffering=0) as file:
+                # Some file systems know no locks.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                try:
+                    same = os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+                except FileNotFoundError:
+                    same = False
+                if same:
+                    yield file
+                    return
+
+    def _write(self) -> None:
         try:
-            while line:
-                line = line[file.write(line) :]
-            os.fsync(file.fileno())
-        except BaseException:
-            with contextlib.suppress(OSError):
-                file.truncate(size)
-            raise
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, self.talk.text())
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> UserError:
+        return UserError(f"the talk can not be written: {error.strerror or error}", place=str(self.path))
 
 
-def _drop_last_line(path: Path) -> None:
-    text = path.read_bytes()
-    with path.open("r+b") as file:
-        file.truncate(text.rfind(b"\n") + 1)
+def _append(file: FileIO, line: bytes) -> int:
+    """Write a line at the end, on disk when this returns: how long the file is then. Where that fails it is what it was."""
+    # What a kill cut short is closed off, so that this line stands alone.
+    if file.seek(0, os.SEEK_END):
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            _drop_last_line(file)
+    size = file.seek(0, os.SEEK_END)
+    try:
+        while line:
+            line = line[file.write(line) :]
+        os.fsync(file.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.truncate(size)
+        raise
+    return file.tell()
+
+
+def _drop_last_line(file: FileIO) -> None:
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def place(store: Store, id_: str) -> Path:
@@ -437,14 +507,22 @@ def read(path: Path, store: Store | None = None) -> Talk:
     Raises:
         UserError: it can not be read, is too large, or is no talk.
     """
-    own = store is not None and path.resolve().parent == (store.root / FOLDER).resolve()
+    own = store is not None and _own(store, path)
     try:
-        if not own and path.stat().st_size > 2 * MOST_BYTES:
+        with path.open("rb") as file:
+            # Of what has no end, or no known size, no more is read than could be a talk.
+            data = file.read(-1 if own else 2 * MOST_BYTES + 1)
+        if not own and len(data) > 2 * MOST_BYTES:
             raise _too_large(str(path))
-        text = path.read_text(encoding="utf-8")
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the talk can not be read: {_first(error)}", place=str(path)) from error
     return parse(text, str(path), limited=not own)
+
+
+def _own(store: Store, path: Path) -> bool:
+    """Whether a file is one of the store's own."""
+    return path.resolve().parent == (store.root / FOLDER).resolve()
 
 
 def _too_large(place: str) -> UserError:
@@ -457,7 +535,11 @@ def opened(store: Store, path: Path) -> Record:
     Raises:
         UserError: it can not be read, or is no talk.
     """
-    return adopted(store, read(path, store))
+    talk = read(path, store)
+    if _own(store, path) and path.name == place(store, talk.header.id).name:
+        # What others add to it meanwhile makes no other talk of it.
+        return Record(store, talk)
+    return adopted(store, talk)
 
 
 def adopted(store: Store, talk: Talk) -> Record:
@@ -502,8 +584,10 @@ class Judgement:
     replies: tuple[str, str]
 
 
-def judgements(talks: Iterable[Talk]) -> list[Judgement]:
+def judgements(talks: Iterable[Talk], *, said: bool = True) -> list[Judgement]:
     """Every pair of replies that a vote says something of, the speakers of each in the order of their ids.
+
+    `said` is left empty where nobody asks for it: a count does not need it, and over a talk it grows with its square.
 
     Base-format turns have no messages and are left out; so is a pair of which one failed, is empty or was written by a
     person, and replies that are the same.
@@ -527,12 +611,12 @@ def judgements(talks: Iterable[Talk]) -> list[Judgement]:
                 else:
                     # Both lost to a third: nothing was said of the two.
                     continue
-                said = [
-                    tuple(m for m in talk.messages(turn.id, speaker) if m["role"] != "system")
+                read: list[tuple[Message, ...]] = [
+                    tuple(m for m in talk.messages(turn.id, speaker) if m["role"] != "system") if said else ()
                     for speaker in (one, other)
                 ]
                 pair = (texts[0], texts[1])
-                found.append(Judgement(talk.header.id, one, other, value, vote.blind, said[0], said[1], pair))
+                found.append(Judgement(talk.header.id, one, other, value, vote.blind, read[0], read[1], pair))
     return found
 
 

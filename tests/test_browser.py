@@ -137,6 +137,28 @@ def test_replies_grow_side_by_side(go: Go) -> None:
     assert [reply[-4:] for reply in visit.replies()] == ["by 1", "by 2"]
 
 
+def test_a_page_that_nobody_sees_holds_no_connection(go: Go) -> None:
+    visit = go(Scripted(delay=0.05))
+    looks = """hidden => {
+        Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+        document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+    ended: list[str] = []
+    visit.page.on("requestfailed", lambda request: ended.append(request.url))
+    visit.page.fill("#message", "word " * 30)
+    with visit.page.expect_request("**/stream"):
+        visit.page.press("#message", "Enter")
+    visit.page.wait_for_function("() => document.querySelector('.reply .text').textContent.length > 20")
+    visit.page.evaluate(looks, True)
+    visit.page.wait_for_timeout(200)
+    assert [url[-7:] for url in ended] == ["/stream"]
+    with visit.page.expect_request("**/stream"):
+        visit.page.evaluate(looks, False)
+    visit.page.wait_for_selector(".vote")
+    assert [reply[-4:] for reply in visit.replies()] == ["by 1", "by 2"]
+    assert visit.page.locator("#problem").is_hidden()
+
+
 def test_stop(go: Go) -> None:
     visit = go(Scripted(delay=0.05))
     visit.page.fill("#message", "word " * 200)
@@ -204,6 +226,40 @@ def test_branches_by_edit_and_retry(go: Go) -> None:
     assert turn.nth(1).locator(".vote").count() == 0
 
 
+def test_what_is_pressed_twice_is_said_once(go: Go, tmp_path: Path) -> None:
+    visit = go()
+    # Before the server can have answered.
+    twice = "node => { for (const _ of [1, 2]) node(); }"
+    visit.page.fill("#message", "Hello")
+    visit.page.evaluate(f"({twice})(() => document.querySelector('#composer').requestSubmit())")
+    visit.page.wait_for_selector(".vote")
+    visit.page.evaluate(
+        f"({twice})(() => [...document.querySelectorAll('button')].find(b => b.textContent === 'Retry').click())"
+    )
+    visit.page.wait_for_selector("text=2/2")
+    visit.page.wait_for_selector(".vote")
+    (kept,) = talks.kept(Store(tmp_path / "store"))
+    assert [turn.draw for turn in kept.turns.values()] == [0, 1]
+
+
+def test_the_way_back_leads_to_the_talk_that_was_left(go: Go) -> None:
+    visit = go()
+    visit.say("First talk")
+    visit.page.click("#new")
+    visit.page.wait_for_selector(".welcome")
+    visit.page.go_back()
+    visit.page.wait_for_selector(".said:has-text('First talk')")
+    visit.page.click("#new")
+    visit.page.wait_for_selector(".welcome")
+    visit.say("Second talk")
+    visit.page.go_back()
+    visit.page.wait_for_selector(".said:has-text('First talk')")
+    visit.page.go_forward()
+    visit.page.wait_for_selector(".said:has-text('Second talk')")
+    visit.page.reload()
+    visit.page.wait_for_selector(".said:has-text('Second talk')")
+
+
 # --- blind ------------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +306,15 @@ def test_what_is_shared_can_be_opened_and_gone_on_with(go: Go, tmp_path: Path) -
     assert name == f"talk-{kept.header.id}.html"
     lines_name, lines = visit.download("Data (JSON Lines)")
     assert (lines_name, lines.decode()) == (f"talk-{kept.header.id}.jsonl", kept.text())
+    visit.page.evaluate("""() => {
+        const pen = CanvasRenderingContext2D.prototype, write = pen.fillText;
+        window.written = [];
+        pen.fillText = function (text, ...more) { written.push(text); return write.call(this, text, ...more); };
+    }""")
     picture_name, picture = visit.download("Picture (PNG)")
+    written = visit.page.evaluate("written")
+    assert "wren@1.1.0/1eac5e9e78d7: a trained character, on Base-One" in written
+    assert written.count("Temperature 0.8, at most 64 tokens") == 1, "once, as long as they stay the same"
     assert picture_name == f"talk-{kept.header.id}.png"
     image = Image.open(io.BytesIO(picture)).convert("L")
     assert image.width == 2 * (2 * 56 + 2 * 540 + 40)
@@ -259,7 +323,7 @@ def test_what_is_shared_can_be_opened_and_gone_on_with(go: Go, tmp_path: Path) -
     for part in ((0, 0, half, 200), (0, 300, half, image.height), (half, 300, image.width, image.height)):
         dark = sum(image.crop(part).histogram()[:100])
         assert dark > 500, f"nothing is written in {part}"
-    assert visit.page.locator("#cut").is_hidden()
+    assert visit.page.locator("#several").is_hidden()
 
     file = tmp_path / name
     file.write_bytes(page)
@@ -313,17 +377,30 @@ def test_a_talk_of_strangers_is_shown(go: Go, tmp_path: Path) -> None:
     assert not (tmp_path / "store" / "talks").exists()
 
 
-def test_a_picture_that_is_too_tall_is_cut_and_says_so(go: Go) -> None:
+def test_a_talk_that_is_too_long_for_a_picture_becomes_several(go: Go) -> None:
+    import numpy as np
+    from PIL import Image
+
     party = Scripted()
     party.says = lambda turn, speaker: "\n".join(["line"] * 800)
     visit = go(party)
     visit.say("Much")
     visit.page.click("#open-share")
-    _, picture = visit.download("Picture (PNG)")
-    from PIL import Image
-
-    assert Image.open(io.BytesIO(picture)).height == 16000
-    assert visit.page.locator("#cut").is_visible()
+    found: list[Any] = []
+    visit.page.on("download", lambda download: found.append(download))
+    visit.page.get_by_role("button", name="Picture (PNG)").click()
+    visit.page.wait_for_selector("#several:has-text('these are 2')")
+    while len(found) < 2:
+        visit.page.wait_for_timeout(50)
+    assert [each.suggested_filename[-6:] for each in found] == ["-1.png", "-2.png"]
+    rows = 0
+    for each in found:
+        image = Image.open(each.path()).convert("L")
+        assert image.height <= 16000
+        # The second column, without the number of the picture.
+        dark = np.asarray(image)[:, image.width // 2 + 20 :].min(axis=1) < 150
+        rows += int(np.sum(dark[1:] & ~dark[:-1]))
+    assert rows >= 800, f"of 800 lines {rows} are there"
 
 
 # --- safety -----------------------------------------------------------------------------------------------------------

@@ -584,10 +584,24 @@ def test_hidden_names_are_in_no_order_and_in_no_file(
     path = foreign(tmp_path / "talk.jsonl", "model:builtin:zeta", "model:builtin:alpha", blind=True)
     code, error = run(capsys, monkeypatch, "--open", str(path), "pip@1.0.0", "--store", str(store.root))
     assert code == 2 and "who takes part: model:builtin:alpha, model:builtin:zeta" in error
+    done = chat(store, "pip@1.0.0", BARE, "--blind", lines="Hello\n")
+    code, error = run(capsys, monkeypatch, "--open", str(kept(done)), BARE, "--store", str(store.root))
+    assert code == 2 and "who goes on without the others would be known" in error
+    code, error = run(capsys, monkeypatch, "pip@1.0.0", "--blind", "--store", str(store.root))
+    assert code == 2 and "nothing to hide" in error
     lines = f"Hello\n/save {tmp_path}/a.jsonl\n/save {tmp_path}/a.html\n/reveal\n/save {tmp_path}/b.jsonl\n"
     done = chat(store, "pip@1.0.0", BARE, "--blind", lines=lines)
     assert done.returncode == 2 and done.stderr.count("the names are hidden") == 2
     assert sorted(each.name for each in tmp_path.iterdir()) == ["b.jsonl", "talk.jsonl"]
+
+
+def test_a_store_that_can_not_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = cast(tmp_path)
+    (store.root / "talks").touch()
+    code, error = run(capsys, monkeypatch, "pip@1.0.0", "--store", str(store.root))
+    assert code == 2 and "the store can not be written" in error and "--store" in error and "bug" not in error
 
 
 def test_blind_until_revealed(store: Store) -> None:

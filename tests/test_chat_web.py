@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import re
 import signal
 import socket
@@ -255,6 +256,27 @@ def test_a_party_that_breaks_leaves_failed_replies(page: Page) -> None:
     page.party.says = breaks
     turn = page.say(page.begin(), "Hello")
     assert [reply["why"] for reply in turn["replies"]] == ["RuntimeError: out of luck"] * 2
+
+
+def test_a_reply_that_can_not_be_kept_is_told(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_ = page.begin()
+    page.say(id_, "Hello")
+    append = talks._append
+
+    def full(file: Any, line: bytes) -> int:
+        if line.startswith(b'{"reply"'):
+            raise OSError(28, "No space left on device")
+        return append(file, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(talks, "_append", full)
+        page.party.delay = 0.1
+        turn = page.post(f"/api/talks/{id_}/turns", {"text": "Again"})
+        last = page.heard(id_, turn["id"])[-1]
+    assert last["turn"]["replies"] == [None, None] and not last["turn"]["coming"]
+    assert last["lost"] == "the talk can not be written: No space left on device"
+    page.party.delay = 0.0
+    assert page.say(id_, "And now?")["replies"][0]["finish"] == "stop"
 
 
 def test_a_talk_is_there_after_a_restart(page: Page, store: Store) -> None:
@@ -663,21 +685,30 @@ from pathlib import Path
 from charforge.chat import web
 from charforge.store import Store
 from tests.test_chat_web import Scripted
+web._Connection.patience = float(sys.argv[3])
 try:
-    web.serve(Scripted(2, 0.3), Store(Path(sys.argv[1])), port=int(sys.argv[2]))
+    web.serve(Scripted(2, 0.3), Store(Path(sys.argv[1])), listening=web.listen(sys.argv[2], 0), host=sys.argv[2])
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
-def served(folder: Path, port: int = 0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _SERVE, str(folder), str(port)],
+@contextlib.contextmanager
+def served(folder: Path, host: str = "127.0.0.1", patience: float = 60) -> Iterator[subprocess.Popen[str]]:
+    """The server in a process of its own, which ends with the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE, str(folder), host, str(patience)],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
 
 
 def test_ctrl_c_ends_it_and_keeps_what_was_said(tmp_path: Path) -> None:
@@ -739,14 +770,113 @@ def test_the_command_answers_in_a_browser(tmp_path: Path) -> None:
     assert server.returncode == 130
 
 
-def test_a_port_that_is_taken_is_named(store: Store) -> None:
+def test_where_it_can_not_listen_is_said_before_an_engine_starts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from charforge.chat import party as parties
+    from charforge.cli import chat
+
+    monkeypatch.setattr(parties, "party", lambda *_: pytest.fail("an engine would start"))
+    store.prepare()
+
+    def refused(host: str, port: int) -> UserError:
+        with pytest.raises(UserError) as found:
+            chat.chat(["pip@1.0.0"], web=True, host=host, port=port, browser=False, store=store.root)
+        assert found.value.exit_code == 2
+        return found.value
+
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(UserError, match=r"--port.*is taken"):
-            web.serve(Scripted(), store, port=taken.getsockname()[1])
-    with pytest.raises(UserError, match="--host"):
-        web.serve(Scripted(), store, host="no.such.host.invalid", port=0)
+        port = taken.getsockname()[1]
+        assert f"--port: port {port} is taken" in str(refused("127.0.0.1", port))
+    for host in ("no.such.host.invalid", "a" * 70 + ".b", "1.2.3.4", "x y", "\u2028"):
+        error = refused(host, 0)
+        assert str(error.place) == "--host" and "can not listen" in error.message and error.hint
+
+
+@pytest.mark.parametrize("host", ["127.1", "0", ""])
+def test_an_address_is_called_as_browsers_call_it(tmp_path: Path, host: str) -> None:
+    import httpx
+
+    with served(tmp_path, host) as server:
+        assert server.stdout is not None
+        url = httpx.URL(server.stdout.readline().strip())
+        local = host.startswith("127") or host == "localhost"
+        assert bool(url.query) is not local, "without a token on this machine alone"
+        with httpx.Client(base_url=f"http://127.0.0.1:{url.port}") as client:
+            if not local:
+                assert client.get("/api/talks").status_code == 401
+                assert client.get(f"/?{url.query.decode()}").status_code == 200
+            assert client.get("/api/talks").status_code == 200
+            assert client.get("/api/talks", headers={"host": "evil.example"}).status_code == 421
+
+
+def test_who_is_slow_takes_no_place(tmp_path: Path) -> None:
+    import httpx
+
+    with served(tmp_path, patience=0.7) as server:
+        assert server.stdout is not None and server.stderr is not None
+        url = httpx.URL(server.stdout.readline().strip())
+        here = (url.host, url.port or 0)
+        head = f"POST /api/talks HTTP/1.1\r\nHost: {url.netloc.decode()}\r\nOrigin: {str(url)[:-1]}\r\n"
+        sent = ["", "GET / HT", head, head + "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"]
+        with contextlib.ExitStack() as stack:
+            slow = [stack.enter_context(socket.create_connection(here, timeout=10)) for _ in range(26 * len(sent))]
+            for number, connection in enumerate(slow):
+                connection.sendall(sent[number % len(sent)].encode())
+            assert httpx.get(url).status_code == 503, "all places are taken"
+            for connection in slow:
+                with contextlib.suppress(ConnectionResetError):
+                    while connection.recv(1000):
+                        pass
+            assert httpx.get(url).status_code == 200
+        # A reply may take longer than that.
+        with httpx.Client(base_url=url, headers={"origin": str(url)[:-1]}) as client:
+            id_ = client.post("/api/talks", json={}).json()["id"]
+            turn = client.post(f"/api/talks/{id_}/turns", json={"text": "a b c d"}).json()["id"]
+            lines = client.get(f"/api/talks/{id_}/turns/{turn}/stream").text.splitlines()
+            assert "turn" in json.loads(lines[-1])
+        server.send_signal(signal.SIGINT)
+        assert server.stderr.read() == "Ctrl-C ends it\n"
+
+
+_ANOTHER = """
+import encodings.idna, os, socket, struct, sys
+port, path, how = sys.argv[1:]
+os.setuid(65534)
+found = socket.create_connection(("127.0.0.1", int(port)))
+body = b'{"text": "Hello"}'
+lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Origin: http://127.0.0.1:{port}",
+         "Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]
+found.sendall("\\r\\n".join(lines).encode() + body)
+if how == "waits":
+    print(found.recv(100).split()[1].decode())
+elif how == "resets":
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+found.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_of_this_machine_is_sent_away(tmp_path: Path) -> None:
+    import httpx
+
+    with served(tmp_path) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        with httpx.Client(base_url=url, headers={"origin": url.rstrip("/")}) as client:
+            id_ = client.post("/api/talks", json={}).json()["id"]
+            path = f"/api/talks/{id_}/turns"
+            for how in ("waits", "closes", "resets"):
+                if how != "waits":
+                    # Who does not wait is gone before the server looks who it was.
+                    server.send_signal(signal.SIGSTOP)
+                command = [sys.executable, "-c", _ANOTHER, str(httpx.URL(url).port), path, how]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+                server.send_signal(signal.SIGCONT)
+                assert done.stdout == ("403\n" if how == "waits" else "")
+                time.sleep(0.3)
+                assert client.get(f"/api/talks/{id_}").json()["turns"] == [], how
+            assert client.post(path, json={"text": "Hello"}).status_code == 200
 
 
 def test_without_the_extra_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,8 @@ def test_what_is_no_talk(tmp_path: Path) -> None:
             talks.parse(text, "x")
     with pytest.raises(UserError, match="larger than 8 MiB"):
         talks.parse(" " * (talks.MOST_BYTES + 1), "x")
+    with pytest.raises(UserError, match="larger than 8 MiB"):
+        talks.read(Path("/dev/zero"))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for path in (tmp_path / "bytes", tmp_path / "none", tmp_path):
         with pytest.raises(UserError, match="can not be read"):
@@ -187,6 +191,53 @@ def test_a_record_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert talks.read(record.path).text() == again.talk.text(), "what does not fit is not written"
     (tmp_path / "talks" / "broken.jsonl").write_text("{")
     assert [each.header.id for each in talks.kept(store)] == [record.talk.header.id]
+
+
+def test_two_processes_in_one_talk_see_each_other(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = Record(store, talk(blind=True))
+    begun = Turn(id=talks.new_id(), text="Hello", sampling=Sampling(), made=talks.now())
+    first.add("turn", begun)
+    second = talks.opened(store, first.path)
+    second.add("reply", Reply(turn=begun.id, speaker=A, text="Hi", tokens=1, finish="stop", seed=1))
+    second.add("revealed", talks.now())
+    assert first.talk.hidden
+    first.refresh()
+    assert not first.talk.hidden and first.talk == second.talk and first.talk.replies[begun.id, A].text == "Hi"
+    # What fits neither is not written, whichever of them wrote what it does not fit.
+    with pytest.raises(ValueError, match="there already"):
+        second.add("turn", begun)
+    for record, text in ((first, "one"), (second, "other"), (first, "more")):
+        at = record.talk.leaf()
+        record.add("turn", Turn(id=talks.new_id(), parent=at, text=text, sampling=Sampling(), made=talks.now()))
+    assert [turn.text for turn in talks.read(first.path).turns.values()] == ["Hello", "one", "other", "more"]
+    assert {turn.text for turn in first.talk.children(begun.id)} == {"one", "other"}, "a branch of each"
+    # One that was removed is there again, whole.
+    first.path.unlink()
+    first.add("reply", Reply(turn=begun.id, speaker=B, text="Ho", tokens=1, finish="stop", seed=1))
+    assert talks.read(first.path) == first.talk and len(first.talk.turns) == 4
+    first.path.write_text("".join(first.path.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(UserError, match="turns of it are gone"):
+        first.add("revealed", talks.now())
+    assert len(first.talk.turns) == 4
+
+
+def test_many_processes_write_whole_lines(tmp_path: Path) -> None:
+    record = Record(Store(tmp_path), talk())
+    code = """
+import sys
+from pathlib import Path
+from charforge import talks
+from charforge.recipe import Sampling
+from charforge.store import Store
+record = talks.opened(Store(Path(sys.argv[1])), Path(sys.argv[2]))
+for _ in range(10):
+    record.add("turn", talks.Turn(id=talks.new_id(), text="x" * 30_000, sampling=Sampling(), made=talks.now()))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path), str(record.path)]
+    running = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    assert len(talks.read(record.path).turns) == 20
 
 
 def test_opening_loses_nothing(tmp_path: Path) -> None:

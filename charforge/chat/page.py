@@ -129,7 +129,7 @@ def _after(talk: Talk, turn: Turn) -> str:
 def _tallies(talk: Talk, names: dict[str, str]) -> list[dict[str, Any]]:
     result = []
     for title, blind in (("names hidden", True), ("names shown", False)):
-        found = talks.tally(vote for vote in talks.judgements([talk]) if vote.blind is blind)
+        found = talks.tally(vote for vote in talks.judgements([talk], said=False) if vote.blind is blind)
         for each in found:
             counts = {"wins": each.wins, "losses": each.losses, "ties": each.ties}
             pair = {"first": names[each.first], "second": names[each.second]}

@@ -20,7 +20,7 @@ from charforge.chat.probes import Probes
 from charforge.child import child, ended
 from charforge.compare import Contestant, named
 from charforge.engine import seed_for
-from charforge.errors import StageError
+from charforge.errors import StageError, UserError
 from charforge.models import resolve
 from charforge.pipeline import environment_report
 from charforge.recipe import EvaluationSettings, Recipe, Runtime, Sampling
@@ -185,7 +185,6 @@ class Party:
         self._runtime = self._runtime.model_copy(update={"vllm": smaller})
         self._store = store
         folder = store.root / talks.FOLDER / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.log = folder / f"{stamp}-{talks.new_id()}.log"
         """What the child writes. It stays if the child failed."""
@@ -197,7 +196,15 @@ class Party:
             "runtime": self._runtime.model_dump(mode="json"),
             "store": str(store.root.resolve()),
         }
-        write_atomic(self._job, json.dumps(job, indent=1))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._job, json.dumps(job, indent=1))
+        except OSError as error:
+            raise UserError(
+                f"the store can not be written, and talks are kept there: {error.strerror or error}",
+                place=str(folder),
+                hint="choose another store with --store or the variable CHARFORGE_STORE",
+            ) from error
         self._lock = threading.Lock()
         self._child: _Child | None = None
         self._asks: dict[str, list[_Ask]] = {}

@@ -156,6 +156,8 @@ class _Coming:
 
     texts: dict[int, str]
     over: bool = False
+    lost: str | None = None
+    """Why a reply could not be kept."""
     thread: threading.Thread | None = None
 
 
@@ -212,6 +214,8 @@ class Room:
     def find(self, id_: str) -> Session:
         with self._lock:
             if session := self._used.get(id_):
+                if session.record is not None:
+                    session.record.refresh()
                 return self._hold(session)
             path = talks.place(self.store, id_)
             if not path.is_file():
@@ -356,7 +360,7 @@ class Room:
                 for id_ in ids:
                     if (turn.id, id_) not in session.talk.replies:
                         text = coming.texts[ids.index(id_)]
-                        with contextlib.suppress(OSError, CharforgeError):
+                        try:
                             session.add(
                                 "reply",
                                 Reply(
@@ -368,6 +372,8 @@ class Room:
                                     why=why[: talks.LONGEST],
                                 ),
                             )
+                        except CharforgeError as problem:
+                            coming.lost = problem.message
                 coming.over = True
                 session.coming.pop(turn.id, None)
 
@@ -406,7 +412,8 @@ class Room:
                 quiet = 0.0
             await asyncio.sleep(_TICK)
         with session.lock:
-            line = _line({"turn": self.turn_view(session, session.talk.turns[id_])})
+            lost = coming.lost if coming is not None else None
+            line = _line({"turn": self.turn_view(session, session.talk.turns[id_]), "lost": lost})
         yield line
 
     # --- voting ---
@@ -440,7 +447,7 @@ class Room:
             "version": __version__,
             "speakers": len(self.party.speakers),
             "first": first,
-            "blind": blind,
+            "blind": blind and len(self.party.speakers) > 1,
             "seconds": self.seconds,
             "temperature": self.party.sampling.temperature,
             "max_tokens": self.party.sampling.max_tokens,
@@ -571,7 +578,7 @@ def _speaker_view(talk: Talk, place: int) -> dict[str, Any]:
 def _tallied(found: Sequence[Talk]) -> dict[str, Any]:
     """The preferences, blind votes apart from others."""
     names = {speaker.id: speaker.label for talk in found for speaker in talk.speakers}
-    everything = talks.judgements(found)
+    everything = talks.judgements(found, said=False)
     result: dict[str, Any] = {}
     for name, blind in (("unseen", True), ("open", False)):
         result[name] = [

@@ -78,6 +78,7 @@ class Conversation:
         for line in lines:
             if not line.strip():
                 continue
+            self._catch_up()
             try:
                 if line.startswith("/"):
                     self.command(line)
@@ -89,6 +90,16 @@ class Conversation:
             if self._leave:
                 break
         return 0 if self.interactive else self.code
+
+    def _catch_up(self) -> None:
+        """Take in what another process added to this talk."""
+        before = len(self.talk.turns)
+        # What it can not take in stops the next event, and that is said then.
+        with contextlib.suppress(UserError):
+            self.record.refresh()
+        if more := len(self.talk.turns) - before:
+            turns = f"{more} turn{'s were' if more > 1 else ' was'} added"
+            print(f"({turns} elsewhere meanwhile: another branch of this talk)", file=sys.stderr, flush=True)
 
     def _typed(self) -> Iterator[str]:
         import readline
@@ -368,7 +379,9 @@ class Conversation:
         here = {speaker.id: speaker.label for speaker in self.talk.speakers}
         every = [talk for talk in talks.kept(self.store) if talk.header.id != self.talk.header.id and not talk.hidden]
         found = talks.tally(
-            each for each in talks.judgements([*every, self.talk]) if each.first in here and each.second in here
+            each
+            for each in talks.judgements([*every, self.talk], said=False)
+            if each.first in here and each.second in here
         )
         if not found:
             self._print(Text("no votes yet: /vote 1, /vote 2, /vote tie or /vote none"))

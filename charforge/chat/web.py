@@ -8,7 +8,10 @@ changes something must come from its own page (Origin) as JSON, and answers can 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import ipaddress
+import os
 import secrets
 import socket
 import sys
@@ -40,6 +43,7 @@ from charforge.store import Store
 from charforge.talks import Talk
 
 try:
+    import h11
     import uvicorn
     from fastapi import FastAPI, Request, Response
     from fastapi import Path as InPath
@@ -48,6 +52,7 @@ try:
     from starlette.datastructures import Headers, MutableHeaders
     from starlette.exceptions import HTTPException
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise missing_extra("chat", error) from error
 
@@ -65,6 +70,8 @@ _HEADERS = {
     "cache-control": "no-store",
 }
 
+_ESTABLISHED = "01"
+
 TalkId = Annotated[str, InPath(pattern=r"^[0-9a-f]{8,64}$")]
 
 
@@ -75,9 +82,17 @@ class _Door:
     """Who may come in: the right names, the token where there is one, the server's own page, and bodies of a size."""
 
     def __init__(
-        self, app: ASGIApp, *, known: Callable[[str], bool], token: str | None, cookie: str, limits: Limits
+        self,
+        app: ASGIApp,
+        *,
+        known: Callable[[str], bool],
+        token: str | None,
+        cookie: str,
+        limits: Limits,
+        private: bool,
     ) -> None:
         self._app, self._known, self._token, self._cookie, self._limits = app, known, token, cookie, limits
+        self._private = private
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -114,6 +129,12 @@ class _Door:
         return secrets.compare_digest(given[0].encode(), self._token.encode())
 
     def _refusal(self, scope: Scope, headers: Headers, came: bool) -> Refused | None:
+        if self._private and not _is_ours(scope["client"], scope["server"]):
+            return Refused(
+                403,
+                "this server is another user's",
+                "whoever started it can give it an address with a token, for others too: --host 0.0.0.0",
+            )
         host = headers.getlist("host")
         if len(host) != 1 or not self._known(host[0]):
             return Refused(421, "this server has another name", "use the address that charforge chat printed")
@@ -156,7 +177,7 @@ def _names(host: str) -> Callable[[str], bool]:
     """Which Host headers name a server that is bound to `host`. The port is not looked at: it may be forwarded."""
     bound = host.strip("[]").lower()
     names = {bound, "localhost"} if _is_loopback(bound) else {bound}
-    everywhere = bound in ("0.0.0.0", "::", "")  # noqa: S104
+    everywhere = bound in ("0.0.0.0", "::")  # noqa: S104
     if everywhere:
         names |= {"localhost", socket.gethostname().lower(), socket.getfqdn().lower()}
     if _is_loopback(bound):
@@ -187,6 +208,34 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or (found is not None and found.is_loopback)
 
 
+def _socket(local: tuple[str, int], remote: tuple[str, int]) -> list[str] | None:
+    """A TCP socket of this machine as its system lists it: on Linux, a line of /proc/net/tcp as words."""
+
+    def written(address: tuple[str, int]) -> str:
+        packed = ipaddress.ip_address(address[0]).packed
+        words = (int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed), 4))
+        return "".join(f"{word:08X}" for word in words) + f":{address[1]:04X}"
+
+    pair = [written(local[:2]), written(remote[:2])]
+    try:
+        lines = Path("/proc/net/tcp6" if ":" in local[0] else "/proc/net/tcp").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((words for line in lines if (words := line.split())[1:3] == pair), None)
+
+
+def _is_ours(client: tuple[str, int] | None, server: tuple[str, int]) -> bool:
+    """Whether who is connected to a server of this machine is its own user, or root.
+
+    A socket that was closed already is listed as root's, or not at all: that says nothing of who it was.
+    """
+    found = None if client is None else _socket(client, server)
+    if found is None:
+        return False
+    state, user = found[3], int(found[7])
+    return user in (os.getuid(), os.geteuid()) or (user == 0 and state == _ESTABLISHED)
+
+
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +245,7 @@ def application(
     *,
     host: str = "127.0.0.1",
     token: str | None = None,
+    private: bool = False,
     cookie: str = "charforge",
     seconds: float = 120.0,
     system: str | None = None,
@@ -205,7 +255,11 @@ def application(
     probes: Probes | None = None,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """The server as an ASGI application; `serve` says what the arguments mean."""
+    """The server as an ASGI application; `serve` says what the arguments mean.
+
+    Args:
+        private: other users of this machine are sent away.
+    """
     limits = limits or Limits()
     room = Room(
         party,
@@ -357,8 +411,38 @@ def application(
     def _votes() -> dict[str, Any]:
         return room.votes()
 
-    app.add_middleware(_Door, known=_names(host), token=token, cookie=cookie, limits=limits)
+    app.add_middleware(_Door, known=_names(host), token=token, cookie=cookie, limits=limits, private=private)
     return app
+
+
+class _Connection(H11Protocol):
+    """A connection on which a request comes in time: who is slow takes a place from others."""
+
+    patience = 60.0
+    """Seconds for a request, from when the connection is made or the answer before was given."""
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self.loop.call_later(self.patience, self._late)
+
+    def _late(self) -> None:
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -373,12 +457,43 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 picks a free one. What connects waits until `serve` answers.
+
+    Raises:
+        UserError: the port is taken, or the host is no address of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(address)
+            listening.listen(128)
+        except BaseException:
+            listening.close()
+            raise
+    except (OSError, OverflowError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port {port} is taken", place="--port", hint="take another one; --port 0 finds one"
+            ) from error
+        if isinstance(error, OSError) and error.errno == errno.EACCES:
+            raise UserError(f"port {port} needs more rights", place="--port", hint="take one above 1023") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(
+            f"can not listen on {host!r}: {why}", place="--host", hint="127.0.0.1 is this machine, 0.0.0.0 all it has"
+        ) from error
+    return listening
+
+
 def serve(
     party: Answers,
     store: Store,
     *,
+    listening: socket.socket,
     host: str = "127.0.0.1",
-    port: int = 8420,
     seconds: float = 120.0,
     open_browser: bool = False,
     system: str | None = None,
@@ -390,8 +505,9 @@ def serve(
     """Serve the page until Ctrl-C. The address is printed on stdout once it can be opened.
 
     Args:
-        host: where to listen. Anything but this machine alone makes a token that must be in the address.
-        port: 0 picks a free one.
+        listening: where, from `listen`. Anything but this machine alone makes a token that must be in the address; on this
+            machine alone, other users of it are sent away where its system says whose a connection is.
+        host: how it is called.
         seconds: the time limit of a turn.
         system: the system message that the page begins with.
         seed: the seed of new talks; None takes another one for each.
@@ -399,17 +515,23 @@ def serve(
         talk: the talk to go on with, or to show where not all of its speakers are here.
 
     Raises:
-        UserError: the port is taken, or the host is no address of this machine.
         KeyboardInterrupt: it was ended with Ctrl-C.
     """
-    listening = _listen(host, port)
-    port = listening.getsockname()[1]
-    token = None if _is_loopback(host.strip("[]").lower()) else secrets.token_urlsafe(24)
+    address, port = listening.getsockname()[:2]
+    name = host.strip("[]").lower()
+    with contextlib.suppress(socket.gaierror):
+        socket.getaddrinfo(name or None, port, flags=socket.AI_NUMERICHOST)
+        # There are several ways to write an address; browsers know one.
+        name = address
+    here = _is_loopback(address)
+    token = None if here else secrets.token_urlsafe(24)
+    nowhere = ("::" if ":" in address else "0.0.0.0", 0)  # noqa: S104
     app = application(
         party,
         store,
-        host=host,
+        host=name,
         token=token,
+        private=here and _socket((address, port), nowhere) is not None,
         # Cookies know no ports.
         cookie=f"charforge-{port}",
         seconds=seconds,
@@ -419,13 +541,13 @@ def serve(
         talk=talk,
         probes=probes,
     )
-    name = host.strip("[]")
-    if name in ("0.0.0.0", "::", ""):  # noqa: S104
+    if name in ("0.0.0.0", "::"):  # noqa: S104
         name = socket.gethostname()
     shown = f"[{name}]" if ":" in name else name
     url = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
     config = uvicorn.Config(
         app,
+        http=_Connection,
         log_level="error",
         access_log=False,
         server_header=False,
@@ -448,28 +570,3 @@ def serve(
         except KeyboardInterrupt:
             # Without what it interrupted in the event loop.
             raise KeyboardInterrupt from None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(address)
-            listening.listen(128)
-        except BaseException:
-            listening.close()
-            raise
-    except (OSError, OverflowError) as error:
-        import errno
-
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {port} is taken", place="--port", hint="take another one; --port 0 finds one"
-            ) from error
-        if isinstance(error, OSError) and error.errno == errno.EACCES:
-            raise UserError(f"port {port} needs more rights", place="--port", hint="take one above 1023") from error
-        raise UserError(f"can not listen on {host!r}: {error}", place="--host") from error
-    return listening

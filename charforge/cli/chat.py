@@ -69,6 +69,8 @@ def chat(
         raise UserError(
             "nobody to talk with", hint="for example: charforge chat wren@1.0.0 wren@1.1.0; see charforge list"
         )
+    if blind and open_ is None and len(speakers) < 2:
+        raise UserError("there is only one speaker, so there is nothing to hide", place="--blind", hint="name another")
     chosen = {"temperature": temperature, "max_tokens": max_tokens}
     sampling = {name: value for name, value in chosen.items() if value is not None}
     if web:
@@ -110,6 +112,12 @@ def _opened(store: Store, path: Path, speakers: list[str]) -> tuple[Record, list
                 place=str(path),
                 hint=f"who takes part: {names}",
             )
+    if talk.hidden and len(found) < len(talk.speakers):
+        raise UserError(
+            "its names are hidden, and who goes on without the others would be known",
+            place=str(path),
+            hint="name all of them, or go on with all and /reveal first",
+        )
     return talks.opened(store, path), texts
 
 
@@ -183,25 +191,30 @@ def _serve(
     seed: int | None,
     blind: bool,
 ) -> None:
-    """Talk in the browser. A talk whose speakers are not all here is shown there without them."""
+    """Talk in the browser. A talk whose speakers are not all here is shown there without them.
+
+    Raises:
+        UserError: it can not listen there. The engines are not started then.
+    """
     from charforge import compare, talks
     from charforge.chat import party as parties
     from charforge.chat import room, terminal, web
     from charforge.report.text import visible
 
     talk = talks.read(path, store) if path is not None else None
-    if talk is not None and not speakers:
-        speakers = [speaker.reference for speaker in talk.speakers]
-        try:
-            _trusted(talk)
-            compare.named(store, speakers)
-        except UserError as error:
-            print(f"to be read only: {visible(str(error))}", file=sys.stderr)
-            web.serve(room.Nobody(), store, host=host, port=port, open_browser=browser, talk=talk)
-            return
-    with parties.party(store, speakers, sampling) as party:
-        terminal.start(party)
-        web.serve(
-            party, store, host=host, port=port, seconds=seconds, open_browser=browser, system=system, seed=seed,
-            blind=blind, talk=talk, probes=party.probes,
-        )  # fmt: skip
+    with web.listen(host, port) as listening:
+        if talk is not None and not speakers:
+            speakers = [speaker.reference for speaker in talk.speakers]
+            try:
+                _trusted(talk)
+                compare.named(store, speakers)
+            except UserError as error:
+                print(f"to be read only: {visible(str(error))}", file=sys.stderr)
+                web.serve(room.Nobody(), store, listening=listening, host=host, open_browser=browser, talk=talk)
+                return
+        with parties.party(store, speakers, sampling) as party:
+            terminal.start(party)
+            web.serve(
+                party, store, listening=listening, host=host, seconds=seconds, open_browser=browser, system=system,
+                seed=seed, blind=blind, talk=talk, probes=party.probes,
+            )  # fmt: skip

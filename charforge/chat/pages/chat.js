@@ -49,10 +49,10 @@
 
   class Problem extends Error {}
 
-  const request = async (path, body) => {
+  const request = async (path, body, signal) => {
     let answer;
     try {
-      answer = await fetch(path, body === undefined ? {} : {
+      answer = await fetch(path, body === undefined ? { signal } : {
         method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
       });
     } catch {
@@ -78,6 +78,18 @@
       complain(error.message);
       if (!(error instanceof Problem)) throw error;
       return null;
+    }
+  };
+
+  let saying = false;
+  /** One at a time: a key that is pressed twice, before the server answered, says nothing twice. */
+  const once = (work) => async (...given) => {
+    if (saying) return;
+    saying = true;
+    try {
+      await work(...given);
+    } finally {
+      saying = false;
     }
   };
 
@@ -126,14 +138,15 @@
     $("kind").value = last ? last.kind : "chat";
     changed();
     render();
-    for (const turn of talk.turns) if (turn.coming && file === null) follow(turn.id);
+    seen();
   };
 
   const begin = doing(async (blind = about.blind) => {
+    const view = await ask("/api/talks", { blind });
     file = null;
-    show(await ask("/api/talks", { blind }));
-    place();
-    if (location.hash) history.pushState(null, "", "#");
+    // The way back leads to the talk that was left.
+    if (location.hash) history.pushState(null, "", location.pathname);
+    show(view);
     route();
     $("message").focus();
   });
@@ -173,22 +186,22 @@
     if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
   };
 
-  const send = doing(async (text = $("message").value, parent = leaf, more = {}) => {
+  const send = doing(once(async (text = $("message").value, parent = leaf, more = {}) => {
     if (readonly() || busy() || (!text.trim() && !more.trait)) return;
     begun(await ask(`${link()}/turns`, { parent, text, ...settings(), ...more }));
     if (text === $("message").value) $("message").value = "";
     grow();
-  });
+  }));
 
-  const again = doing(async (id) => {
+  const again = doing(once(async (id) => {
     if (!readonly() && !busy()) begun(await ask(`${link()}/turns/${id}/again`, {}));
-  });
+  }));
 
-  const rewrite = doing(async (id, place, text) => {
+  const rewrite = doing(once(async (id, place, text) => {
     const turn = await ask(`${link()}/turns/${id}/replies/${place}`, { text });
     begun(turn);
     say("A branch with the changed reply.");
-  });
+  }));
 
   const stop = doing(async () => {
     if (busy()) await ask(`${link()}/turns/${leaf}/stop`, {});
@@ -219,14 +232,16 @@
     say(`Branch ${beside.indexOf(next) + 1} of ${beside.length}.`);
   };
 
-  const following = new Set();
+  // A browser holds few connections to one server: a page that nobody sees gives its own back.
+  const following = new Map();
   const follow = async (id) => {
     const where = talk.id;
-    if (following.has(id)) return;
-    following.add(id);
+    if (document.hidden || following.has(id)) return;
+    const left = new AbortController();
+    following.set(id, left);
     coming.set(id, talk.speakers.map(() => ""));
     try {
-      const answer = await request(`/api/talks/${where}/turns/${id}/stream`);
+      const answer = await request(`/api/talks/${where}/turns/${id}/stream`, undefined, left.signal);
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
       for (let part = await reader.read(); !part.done; part = await reader.read()) {
@@ -235,11 +250,17 @@
         for (const line of lines) if (line) heard(where, id, JSON.parse(line));
       }
     } catch (error) {
-      complain(error instanceof Problem ? error.message : "The connection was lost. What was said is kept: load this page again.");
+      if (!left.signal.aborted)
+        complain(error instanceof Problem ? error.message : "The connection was lost. What was said is kept: load this page again.");
     } finally {
       following.delete(id);
       coming.delete(id);
+      if (left.signal.aborted) seen();
     }
+  };
+  const seen = () => {
+    if (document.hidden) for (const left of following.values()) left.abort();
+    else if (file === null) for (const turn of talk.turns) if (turn.coming) follow(turn.id);
   };
 
   const heard = (where, id, line) => {
@@ -249,6 +270,7 @@
       coming.delete(id);
       for (const place of talk.speakers.keys()) shownTexts.delete(`${id} ${place}`);
       keepingPlace(render);
+      if (line.lost) complain(line.lost);
       const said = line.turn.replies.filter((reply) => reply && reply.finish !== "failed").length;
       say(`${many(said, "reply").replace("replys", "replies")} to read.`);
       return;
@@ -527,6 +549,7 @@
     if (page === "votes") await tallies();
     const id = /^talk=([0-9a-f]{8,64})$/.exec(hash)?.[1];
     if (id && (talk.id !== id || file !== null)) await open(id);
+    else if (page === "talk") place();
     $("composer").hidden = page !== "talk" || readonly();
     if (page !== "talk") scrollTo({ top: 0 });
   });
@@ -562,12 +585,13 @@
           file === null && way("Page (HTML)", "one file that opens anywhere, and goes on here", async () => save(new Blob([await (await request(`${link()}/page?turn=${leaf}`)).text()], { type: "text/html" }), `${name}.html`)),
           file === null && way("Data (JSON Lines)", "the talk as it is kept: for scripts", async () => save(new Blob([await (await request(`${link()}/lines`)).text()], { type: "application/jsonl" }), `${name}.jsonl`)),
           way("Picture (PNG)", "this branch, as an image", async () => {
-            const [blob, cut] = await picture();
-            save(blob, `${name}.png`);
-            say(cut ? "The picture was cut: it can be no taller. The page and the data hold all of it." : "The picture is saved.");
-            $("cut").hidden = !cut;
+            const found = await pictures();
+            found.forEach((blob, number) => save(blob, found.length > 1 ? `${name}-${number + 1}.png` : `${name}.png`));
+            say(found.length > 1 ? `${found.length} pictures are saved.` : "The picture is saved.");
+            $("several").hidden = found.length < 2;
+            $("several").textContent = `It is too long for one picture: these are ${found.length}. The browser may ask whether it may save them all.`;
           })),
-        h("p", { class: "note", id: "cut", hidden: true }, "The picture was cut: it can be no taller. The page and the data hold all of it."),
+        h("p", { class: "note", id: "several", hidden: true }),
         h("p", { class: "fine" }, "To go on with the page or the data:"),
         h("pre", { tabindex: "0" }, talk.command)]));
     if (!$("share").open) $("share").showModal();
@@ -576,8 +600,8 @@
   // The tallest canvas that browsers agree on, in pixels.
   const TALLEST = 16000;
 
-  /** The branch as a picture: a PNG, and whether it had to be cut. */
-  const picture = async () => {
+  /** The branch as pictures, PNG: one, or as many as it takes. */
+  const pictures = async () => {
     const styles = getComputedStyle(document.documentElement);
     const token = (name) => styles.getPropertyValue(`--${name}`).trim();
     const hues = ["arm-final", "arm-prompted", "arm-middle", "arm-base"].map(token);
@@ -622,10 +646,16 @@
     let y = margin + 10;
     const inner = width - 2 * margin;
     y = write(`A talk with ${listed(talk.speakers.map((each) => each.name))}`, margin, y, inner, `400 34px ${serif}`, 42, ink) + 4;
-    y = write(`${day(talk.made)} UTC · charforge ${about.version}`, margin, y, inner, `15px ${sans}`, 22, muted) + 26;
+    y = write(`${day(talk.made)} UTC · charforge ${about.version}`, margin, y, inner, `15px ${sans}`, 22, muted);
+    for (const each of talk.speakers) y = write(`${each.reference}: ${KINDS[each.kind]}, on ${each.model}`, margin, y, inner, `15px ${sans}`, 22, muted);
+    y += 26;
+    let settings = "";
     for (const turn of path()) {
       ops.push([margin, y - 14, inner, line]);
       y += 22;
+      const drawn = `Temperature ${turn.temperature}, at most ${turn.max_tokens} tokens`;
+      if (drawn !== settings) y = write(drawn, margin, y, inner, `14px ${sans}`, 21, muted) + 6;
+      settings = drawn;
       if (turn.system) y = write(`System message: ${turn.system}`, margin, y, Math.min(inner, 760), `14px ${sans}`, 21, muted) + 10;
       y = write(turn.text, margin, y + 6, Math.min(inner, 760), `400 23px ${serif}`, 33, ink) + 8;
       let lowest = y;
@@ -646,32 +676,38 @@
       y = lowest + 30;
     }
     const full = y + 10;
-    const cut = full > TALLEST;
     const scale = full * 2 <= TALLEST && width * 2 <= 5000 ? 2 : 1;
-    const height = Math.min(full, TALLEST);
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [Math.ceil(width * scale), Math.ceil(height * scale)];
-    const pen = canvas.getContext("2d");
-    pen.scale(scale, scale);
-    pen.fillStyle = token("paper");
-    pen.fillRect(0, 0, width, height);
-    const last = cut ? height - 70 : height;
-    for (const [x, top, what, ...more] of ops) {
-      if (top > last) continue;
-      if (typeof what === "number") {
-        pen.fillStyle = more[0];
-        pen.fillRect(x, top, what, more[1] ?? 1);
-      } else {
-        [pen.font, pen.fillStyle] = more;
-        pen.fillText(what, x, top);
+    const most = TALLEST - 2 * margin;
+    const count = full <= TALLEST ? 1 : Math.ceil(full / most);
+    const found = [];
+    for (let number = 0; number < count; number += 1) {
+      // A line stands whole in the picture in which its foot is.
+      const [from, to] = count === 1 ? [0, Infinity] : [number * most, (number + 1) * most];
+      const height = count === 1 ? full : Math.min(full - from, most) + 2 * margin;
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [Math.ceil(width * scale), Math.ceil(height * scale)];
+      const pen = canvas.getContext("2d");
+      pen.scale(scale, scale);
+      pen.fillStyle = token("paper");
+      pen.fillRect(0, 0, width, height);
+      pen.translate(0, count === 1 ? 0 : margin - from);
+      for (const [x, top, what, ...more] of ops) {
+        if (top < from || top >= to) continue;
+        if (typeof what === "number") {
+          pen.fillStyle = more[0];
+          pen.fillRect(x, top, what, more[1] ?? 1);
+        } else {
+          [pen.font, pen.fillStyle] = more;
+          pen.fillText(what, x, top);
+        }
       }
+      if (count > 1) {
+        [pen.font, pen.fillStyle] = [`15px ${sans}`, muted];
+        pen.fillText(`${number + 1} of ${count}`, margin, from + height - margin - 20);
+      }
+      found.push(await new Promise((done) => canvas.toBlob(done, "image/png")));
     }
-    if (cut) {
-      pen.font = `15px ${sans}`;
-      pen.fillStyle = muted;
-      pen.fillText("Cut here: a picture can be no taller. The page and the data hold all of it.", margin, height - 30);
-    }
-    return [await new Promise((done) => canvas.toBlob(done, "image/png")), cut];
+    return found;
   };
 
   // --- controls -------------------------------------------------------------------------------------------------
@@ -765,6 +801,7 @@
     addEventListener("hashchange", route);
     addEventListener("popstate", route);
     addEventListener("keydown", keys);
+    document.addEventListener("visibilitychange", seen);
     grow();
     await route();
     if (!$("composer").hidden && matchMedia("(pointer: fine)").matches) $("message").focus();

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -146,14 +147,14 @@ def plan_evaluation(
     preset: str | None = None,
     limit: int | None = None,
     judges: Sequence[str] | None = None,
-    twin: tuple[dict[str, Any], str] | None = None,
+    twin: tuple[dict[str, Any], str, str] | None = None,
     tasks: Sequence[str] = (),
     task_folder: str | None = None,
 ) -> Plan:
     """The plan of an evaluation by suites: the untrained model, the same under the constitution, and the trained one.
 
     `trained` is the key of a character, `calibration` that of the judges it was trained with; `twin` is another character
-    that is asked the same: its model reference and key.
+    that is asked the same: its model reference, its key, and how to call it.
     """
     model = resolve(recipe.model)
     base = Weights(model)
@@ -178,13 +179,15 @@ def plan_evaluation(
         weighted = [(arm.name, arm.weights) for arm in arms if arm.name != answers.PROMPTED]
         needed += harness.stages(tasks, limit, task_folder, weighted, probing.PROCESS)
     measures = [stage for stage in needed if stage.name.startswith("measure-")]
-    words = [f"charforge eval {constitution.reference}", *(f"--suite {name}" for name in names)]
-    words += [f"--preset {preset}"] if preset else []
-    words += [f"--limit {limit}"] if limit is not None else []
-    words += [f"--judge {kind}" for kind in judges or ()]
-    words += [f"--twin {twin[1]}"] if twin else []
-    words += [f"--harness {task}" for task in tasks]
-    needed.append(probing.summary(measures, trained, " ".join(words)))
+    words = ["charforge", "eval", f"{constitution.reference}/{trained[:12]}"]
+    words += [word for name in names for word in ("--suite", name)]
+    words += ["--preset", preset] if preset else []
+    words += ["--limit", str(limit)] if limit is not None else []
+    words += [word for kind in judges or () for word in ("--judge", kind)]
+    words += ["--twin", twin[2]] if twin else []
+    words += [word for task in tasks for word in ("--harness", task)]
+    words += ["--harness-tasks", task_folder] if task_folder else []
+    needed.append(probing.summary(measures, trained, shlex.join(words)))
     options = {
         "names": list(names), "trained": trained, "calibration": calibration, "preset": preset, "limit": limit,
         "judges": list(judges) if judges is not None else None, "twin": twin,

@@ -44,6 +44,7 @@ def hostile_evaluation() -> dict[str, Any]:
     data = evaluation_data()
     found = data["suites"]["robustness"]
     found["rows"][0]["text"] = found["numbers"][0]["name"] = found["rows"][2]["condition"] = HOSTILE
+    found["details"]["of another form"] = {"plain": {"asked": 3, HOSTILE: HOSTILE}}
     data["traits"][0]["title"] = data["verdict"]["words"] = HOSTILE
     return data
 
@@ -222,6 +223,31 @@ def test_transcripts_are_filtered_by_trait_kind_and_arm(pages: dict[str, Path], 
     assert page.locator(".sample:visible").count() == 0
 
 
+def test_only_what_is_shown_of_a_prompt_is_searched(pages: dict[str, Path], visit: Open) -> None:
+    page = visit(pages["report"]).page
+    page.fill("#filter-words", '"reply 2 of prompted"')
+    counted(page, "1 of 4 prompts")
+    page.select_option("#filter-arm", "sft")
+    counted(page, "0 of 4 prompts")
+    page.fill("#filter-words", "reply number")
+    counted(page, "3 of 4 prompts")
+
+
+def test_what_is_typed_on_any_keyboard_is_found(tmp_path: Path, visit: Open) -> None:
+    data = example_report()
+    data["samples"][0]["replies"]["sft"] += " I don't. How nai\u0308ve."
+    path = tmp_path / "page.html"
+    path.write_text(training.page(data), encoding="utf-8")
+    page = visit(path).page
+    page.evaluate("location.hash = '%E0%A4%A'")
+    for typed, fits in (
+        ("\u201creply 2 of\u201d", 1), ("reply of", 3), ("\u201cof reply\u201d", 0), ("don\u2019t", 1), ("na\u00efve", 1),
+        ("(.*", 0), ("[a-z", 0), ("\\", 0),
+    ):  # fmt: skip
+        page.fill("#filter-words", typed)
+        counted(page, f"{fits} of 4 prompts")
+
+
 def test_rows_are_filtered_unfolded_and_found_from_a_number(pages: dict[str, Path], visit: Open) -> None:
     page = visit(pages["evaluation"]).page
     counted(page, "22 of 22 rows")
@@ -239,6 +265,29 @@ def test_rows_are_filtered_unfolded_and_found_from_a_number(pages: dict[str, Pat
     counted(page, "22 of 22 rows")
     page.wait_for_selector("#rows-robustness-prefill-5-untrained[open]")
     assert "Reply 2 of untrained under prefill 5." in page.locator("#rows-robustness-prefill-5-untrained").inner_text()
+
+
+def test_the_filter_hides_nothing_that_is_led_to(pages: dict[str, Path], visit: Open) -> None:
+    page = visit(pages["evaluation"]).page
+    # As wide as the names of real suites and traits make them.
+    page.evaluate("for (const box of document.querySelectorAll('.filter select')) box.style.width = '11rem'")
+    for width, height in ((1200, 900), (1000, 700), (700, 800), (600, 400), (1200, 450)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate("""() => {
+            document.activeElement.blur();
+            scrollTo(0, 0);
+            document.querySelector('a[href="#rows-robustness-prefill-5-untrained"]').click();
+        }""")
+        page.wait_for_function("""() => {
+            const led = document.activeElement, box = led.getBoundingClientRect();
+            return led.tagName === "SUMMARY"
+                && [box.top + 2, box.bottom - 2].every((y) => led.contains(document.elementFromPoint(box.left + 5, y)));
+        }""")
+        stays = page.evaluate("""() => {
+            const bar = document.getElementById("filter");
+            return getComputedStyle(bar).position === "sticky" ? bar.offsetHeight : 0;
+        }""")
+        assert stays <= height / 4, "what stays in sight leaves room for what it filters"
 
 
 def test_without_a_script_everything_can_be_read(pages: dict[str, Path], browser: Browser) -> None:

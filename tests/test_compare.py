@@ -915,6 +915,19 @@ def test_what_they_wrote_can_do_no_harm_on_the_page() -> None:
     assert "<script>alert(1)</script>" in Page(source).text and "{{ 7 * 7 }}" in Page(source).text
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "unclear"), [(0.46, 0.65, True), (0.35, 0.5, True), (0.52, 0.6, False), (None, None, False)]
+)
+def test_the_summary_says_where_a_judge_can_not_tell_them_apart(
+    low: float | None, high: float | None, unclear: bool
+) -> None:
+    data = example("a", "b", "c")
+    for win in data["wins"]:
+        win.update(value=0.56, low=low, high=high)
+    told = [s for _, sentences in comparison.summary(data) for s in sentences if "more in character" in s]
+    assert told and all(("the interval includes it" in sentence) is unclear for sentence in told)
+
+
 def test_open_votes_are_in_no_headline(capsys: pytest.CaptureFixture[str]) -> None:
     data = example("a", "b", NASTY)
     source = comparison.page(data)

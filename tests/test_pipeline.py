@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -128,9 +130,23 @@ def test_one_run(finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_pa
     dry = cli("train", "recipe.yaml", "--dry-run")
     assert "every stage is reused" in dry.stdout
 
+    _check_report_says_how_to_make_it_again(folder, tmp_path, plan)
     _check_editing_one_trait(cli, workshop, plan, store)
     _check_force_and_until(cli, workshop, plan)
     _check_corruption(cli, plan, store)
+
+
+def _check_report_says_how_to_make_it_again(folder: Path, home: Path, plan: pipeline.Plan) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    found = re.search(r"<h3>How to reproduce</h3>.*?<pre>(.*?)</pre>", page, re.DOTALL)
+    assert found
+    script = html.unescape(found[1]).replace("FOLDER", plan.recipe.model.name) + " --dry-run --json"
+    environment = {**os.environ, "HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"][-1]["key"] == plan.stages[-1].key, "the very same character"
 
 
 def _check_editing_one_trait(cli: Cli, workshop: Path, before: pipeline.Plan, store: Store) -> None:

@@ -220,7 +220,10 @@ def example_report(arms: tuple[str, ...] = tuple(_ARMS), judges: bool = True) ->
             "keys": {"judge": "a" * 64, "evaluation": "b" * 64},
             "recipe": {
                 "seed": 7,
-                "model": {"name": "builtin:smollm2-135m-instruct"},
+                "constitution": "pip.md",
+                "scenarios": {"bank": "general"},
+                "model": {"name": "builtin:smollm2-135m-instruct", "chat_template": "chatml"},
+                "teacher": None,
                 "dpo": {
                     "learning_rate": 5e-05,
                     "beta": 0.1,
@@ -405,9 +408,28 @@ def test_recipe_is_exact_and_can_be_read_again(source: str) -> None:
     shown = re.search(r'<pre id="recipe">(.*?)</pre>', source, re.DOTALL)
     assert shown is not None
     text = Page(f"<pre>{shown[1]}</pre>").pieces
-    wanted = {"constitution": "constitution.md", **example_report()["provenance"]["recipe"]}
+    wanted = example_report()["provenance"]["recipe"]
     assert json.loads("".join(text)) == wanted
     assert yaml.safe_load("".join(text)) == wanted
+
+
+def test_what_a_recipe_is_kept_without_stands_in_capitals() -> None:
+    report = example_report()
+    recipe = report["provenance"]["recipe"]
+    assert "FOLDER" not in training.page(report) and "capitals" not in training.page(report)
+    recipe["constitution"] = "my pip.md"
+    recipe["model"] = {"name": "tiny0", "chat_template": "own.jinja"}
+    recipe["teacher"] = {"model": "large"}
+    page = Page(training.page(report)).text
+    assert "cp constitution.md ~/again/'my pip.md'" in page and "What stands in capitals" in page
+    for setting in (
+        "scenarios.bank=general.yaml",
+        "model.name=FOLDER",
+        "model.chat_template=FILE",
+        "teacher.endpoint=URL",
+    ):
+        assert f" --set {setting}" in page
+    assert "judge.model.endpoint" not in page
 
 
 def test_figures_hold_any_label() -> None:

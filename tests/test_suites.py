@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -582,6 +583,14 @@ def test_eval_on_the_command_line(trained: Path, tmp_path: Path) -> None:
     assert not [c for c in data["verdict"]["criteria"] if "not measured" in c["why"]]
     page = (folder / data["directory"] / "evaluation.html").read_text(encoding="utf-8")
     assert "pip@1.0.0" in page and "http://" not in page
+    # The command on the page asks for this very evaluation, whichever build is the latest by then.
+    command = json.loads((folder / data["directory"] / "evaluation.json").read_text(encoding="utf-8"))["provenance"][
+        "command"
+    ]
+    assert command.count("pip@1.0.0/") == 2, "the twin too is named by its build"
+    same = run_cli(*shlex.split(command)[1:], "--store", "store", "--json", cwd=folder)
+    assert same.returncode == 0, same.stderr
+    assert json.loads(same.stdout)["directory"] == data["directory"]
     shown = run_cli("show", "pip", "--store", "store", cwd=folder)
     assert "robustness" in shown.stdout and "selftalk" in shown.stdout
     kept = run_cli("gc", "--store", "store", "--json", cwd=folder)

@@ -250,9 +250,9 @@ def _character(name: str, root: Path | None) -> tuple[Store, Character]:
     return store, Character(plan.constitution.reference, last.key, folder, plan.constitution, plan.recipe)
 
 
-def _twin(name: str, root: Path | None) -> tuple[dict[str, Any], str]:
+def _twin(name: str, root: Path | None) -> tuple[dict[str, Any], str, str]:
     _, other = _character(name, root)
-    return other.recipe.model.model_dump(mode="json"), other.key
+    return other.recipe.model.model_dump(mode="json"), other.key, f"{other.reference}/{other.key[:12]}"
 
 
 @app.command()

@@ -246,7 +246,9 @@ def _on_wins(data: Mapping[str, Any], label: str, first: str) -> Iterable[str]:
     for win in data["wins"]:
         if win["contestant"] == label and win["trait"] is None and win["value"] is not None:
             kind = win["judge"].replace("_", " ")
-            yield f"The {kind} judge finds it more in character than {first} in {text(win)} of draws; 0.5 is no difference."
+            says = f"The {kind} judge finds it more in character than {first} in {text(win)} of draws; 0.5 is no difference"
+            unclear = win["low"] is not None and win["low"] <= 0.5 <= win["high"]
+            yield f"{says}, and the interval includes it." if unclear else f"{says}."
 
 
 def _on_votes(data: Mapping[str, Any], label: str, first: str) -> Iterable[str]:

@@ -1,21 +1,31 @@
 // Filters what was said, opens what a link points at, and unfolds the page for paper. Without it all can be read by hand.
 (() => {
   const scrolls = [...document.querySelectorAll(".scroll")];
-  // Only what scrolls needs a stop on the way of the Tab key.
+  const box = document.getElementById("filter");
+  // Only what scrolls needs a stop on the way of the Tab key; what is led to stands below the bar that stays in sight.
   const stops = () => {
-    for (const box of scrolls) {
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-      else box.removeAttribute("tabindex");
+    const stays = box && getComputedStyle(box).position === "sticky";
+    document.documentElement.style.setProperty("--bar", `${stays ? box.offsetHeight : 0}px`);
+    for (const table of scrolls) {
+      if (table.scrollWidth > table.clientWidth) table.tabIndex = 0;
+      else table.removeAttribute("tabindex");
     }
   };
 
+  const target = () => {
+    try {
+      return document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    } catch {
+      return null;
+    }
+  };
   const reveal = () => {
-    const node = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const node = target();
     if (!node) return;
     for (let up = node; up; up = up.parentElement) if (up.tagName === "DETAILS") up.open = true;
+    stops();
     node.scrollIntoView();
-    const target = node.tagName === "DETAILS" ? node.querySelector("summary") : null;
-    if (target) target.focus({ preventScroll: true });
+    if (node.tagName === "DETAILS") node.querySelector("summary").focus({ preventScroll: true });
   };
 
   let unfolded = [];
@@ -27,7 +37,6 @@
     for (const node of unfolded) node.open = false;
   });
 
-  const box = document.getElementById("filter");
   const words = document.getElementById("filter-words");
   const found = document.getElementById("filter-found");
   const choices = box ? [...box.querySelectorAll("select")] : [];
@@ -36,6 +45,8 @@
   const few = 200;
   let items = null;
 
+  // As it is typed on any keyboard, so it is found.
+  const fold = (text) => text.normalize("NFC").toLowerCase().replace(/[\u2018\u2019]/g, "'");
   const value = (node, key) => node.closest(`[data-${key}]`)?.dataset[key] ?? "";
   const read = () =>
     [...document.querySelectorAll("[data-item]")].map((node) => {
@@ -46,7 +57,7 @@
           node: part,
           values: choices.map((choice) => value(part, choice.dataset.key)),
         })),
-        text: null,
+        texts: new Map(),
       };
     });
 
@@ -58,7 +69,7 @@
     for (const item of shown) {
       const walker = document.createTreeWalker(item.node, NodeFilter.SHOW_TEXT);
       for (let text = walker.nextNode(); text; text = walker.nextNode()) {
-        const low = text.data.toLowerCase();
+        const low = fold(text.data);
         // A letter whose small form is longer would move all places after it.
         if (low.length !== text.data.length) continue;
         for (const word of sought)
@@ -73,24 +84,36 @@
     CSS.highlights.set("sought", new Highlight(...ranges));
   };
 
+  // What an item says, without what its chosen arm leaves hidden of it.
+  const text = (item, chosen) => {
+    if (!item.texts.has(chosen)) {
+      const left = chosen && item.parts.length > 1 ? item.node.cloneNode(true) : item.node;
+      if (left !== item.node)
+        for (const part of left.querySelectorAll("[data-part]")) if (part.dataset.arm !== chosen) part.remove();
+      item.texts.set(chosen, fold(left.textContent));
+    }
+    return item.texts.get(chosen);
+  };
+
   const apply = () => {
     items ??= read();
-    // Words in any order; what stands in quotation marks as it is.
-    const sought = [...words.value.toLowerCase().matchAll(/"([^"]+)"|[^\s"]+/g)].map((match) => match[1] ?? match[0]);
+    // Words in any order; what stands in quotation marks, straight or not, as it is.
+    const quoted = fold(words.value).replace(/[\u201c-\u201f\u00ab\u00bb]/g, '"');
+    const sought = [...quoted.matchAll(/"([^"]+)"|[^\s"]+/g)].map((match) => match[1] ?? match[0]);
     const wanted = choices.map((choice) => choice.value);
     const arm = choices.findIndex((choice) => choice.dataset.key === "arm");
+    const chosen = wanted[arm] ?? "";
     const shown = [];
     const open = new Set();
     for (const item of items) {
       const fits = item.parts.some((part) => wanted.every((want, index) => !want || part.values[index] === want));
-      if (fits && sought.length) item.text ??= item.node.textContent.toLowerCase();
-      const keep = fits && sought.every((word) => item.text.includes(word));
+      const keep = fits && sought.every((word) => text(item, chosen).includes(word));
       item.node.hidden = !keep;
       if (!keep) continue;
       shown.push(item);
       // Of several replies to one prompt those of the arm that was chosen; the others may be why a reader looks.
       for (const part of item.parts)
-        if (part.node !== item.node) part.node.hidden = arm >= 0 && wanted[arm] !== "" && part.values[arm] !== wanted[arm];
+        if (part.node !== item.node) part.node.hidden = chosen !== "" && part.values[arm] !== chosen;
       for (let up = item.node.closest(".rows .part"); up && up.id !== "rows"; up = up.parentElement) open.add(up);
     }
     const filtered = wanted.some(Boolean) || sought.length > 0;
@@ -125,7 +148,10 @@
       if (!link) return;
       // A number of several groups shows its own arm and trait; what hid the rows of another one goes.
       clear({ arm: link.dataset.arm, trait: link.dataset.trait });
-      if (link.hash === location.hash) reveal();
+      if (link.hash !== location.hash) return;
+      // Followed once more, the link would take the focus away again.
+      event.preventDefault();
+      reveal();
     });
     box.hidden = false;
     apply();

@@ -96,7 +96,7 @@ def unbroken(text: str) -> Markup:
 
 def recipe(data: Mapping[str, Any]) -> str:
     """A recipe as JSON that charforge reads again (as YAML): exact, yet with nothing that hides."""
-    data = {"constitution": "constitution.md", **{key: data[key] for key in sorted(data)}}
+    data = {key: data[key] for key in sorted(data)}
     text = json.dumps(data, indent=2, ensure_ascii=False)
     if visible(text) != text:
         text = json.dumps(data, indent=2)

@@ -721,7 +721,7 @@ def _plainly(name: str, value: Any) -> Any:
         (key, [Cell(cut(scalar(inner.get(c)), 300), absent=inner.get(c) is None) for c in columns])
         for key, inner in lines
     ]
-    return Table(title, ["", *columns], body, folded=f"Details: {title}", aside=len(body) > _LONG)
+    return Table(title, ["entry", *columns], body, folded=f"Details: {title}", aside=len(body) > _LONG)
 
 
 def titles(data: Mapping[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,7 @@ def page(report: dict[str, Any]) -> str:
         "refusals_plot": _refusals_plot(clean, arms),
         "training": training,
         "curves": {stage: _curves(stage, found["curve"]) for stage, found in training.items()},
+        "again": _again(clean["provenance"]["recipe"]),
         "recipe": recipe(report["provenance"]["recipe"]),
     }
     return render("training.html.jinja", values, estimate=_estimate, fixed=_fixed)
@@ -83,6 +85,23 @@ def _choices(report: dict[str, Any], arms: list[dict[str, str]]) -> list[tuple[s
         ("kind", "kind of prompt", [(kind, kind) for kind in sorted(kinds)]),
         ("arm", "arm", [(arm["id"], arm["id"]) for arm in arms]),
         ("outcome", "outcome", [(outcome, outcome) for outcome in sorted(outcomes)]),
+    ]
+
+
+def _again(recipe: Mapping[str, Any]) -> list[str]:
+    """The commands that train the same again. In capitals is what a recipe is kept without: where things lie, and addresses."""
+    constitution, bank = (shlex.quote(name) for name in (recipe["constitution"], recipe["scenarios"]["bank"] + ".yaml"))
+    settings = [f"scenarios.bank={bank}"]
+    if "/" not in recipe["model"]["name"] and not recipe["model"]["name"].startswith("builtin:"):
+        settings.append("model.name=FOLDER")
+    if recipe["model"]["chat_template"] not in (None, "own", "chatml"):
+        settings.append("model.chat_template=FILE")
+    for path, model in (("teacher", recipe["teacher"]), ("judge.model", recipe["judge"]["model"])):
+        if model and "name" not in model:
+            settings.append(f"{path}.endpoint=URL")
+    return [
+        f"mkdir ~/again && cp recipe.json ~/again && cp bank.yaml ~/again/{bank} && cp constitution.md ~/again/{constitution}",
+        "cd ~/again && charforge train recipe.json" + "".join(f" --set {setting}" for setting in settings),
     ]
 
 

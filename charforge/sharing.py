@@ -56,6 +56,7 @@ _NOT_WRITABLE = (
     errno.EACCES,
     errno.EROFS,
     errno.EPERM,
+    errno.ENOENT,
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
     errno.EBUSY,

@@ -294,10 +294,22 @@ def _write_tags(store: Store, data: dict[str, str]) -> None:
 
 
 def needed_by(store: Store, entry: Entry) -> list[str]:
-    """In words, what else refers to a character: tags, and characters that came after it."""
+    """In words, what else refers to a character: tags, characters that came after it, and what it was measured beside.
+
+    A comparison or an evaluation with a twin stays when one of them is removed, but can not be made again.
+    """
     found = [f"it is tagged {text}" for text, target in tags(store).items() if target == entry.id]
     whole, damaged = registered(store)
-    return found + [f"{other.id} has it as its parent" for other in (*whole, *damaged) if other.parent == entry.id]
+    found += [f"{other.id} has it as its parent" for other in (*whole, *damaged) if other.parent == entry.id]
+    if entry not in whole:
+        return found
+    known = dict(manifests(store))
+    beside: set[Path] = set()
+    for path in about(known, [entry]):
+        read = set(sources(known, [path]))
+        if entry.folder in read:
+            beside |= read
+    return found + [f"it was measured beside {o.id}" for o in whole if o.folder in beside and o.folder != entry.folder]
 
 
 def remove(store: Store, entry: Entry) -> None:

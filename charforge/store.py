@@ -245,7 +245,7 @@ class Store:
             raise UserError(
                 f"the store can not be written: {error.strerror or error}",
                 place=str(self.root),
-                hint="choose another folder with --set runtime.store=PATH or the variable CHARFORGE_STORE",
+                hint="choose another folder: --store PATH, for a training --set runtime.store=PATH, or CHARFORGE_STORE",
             ) from error
 
     def artifact(self, stage: str, key: str) -> Artifact:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,14 +215,18 @@ def test_other_runs_differ_in_their_seed_alone(store: Store) -> None:
 
 def test_nothing_that_another_needs_is_removed_silently(store: Store) -> None:
     a, b = character(store), character(store, version("1.1.0"))
+    other = character(store, version("1.2.0"), seed=3)
+    said = [made(store, "replies-x", {"x": e.key}, {"trained": store.artifact("character", e.key)}) for e in (a, other)]
+    made(store, "compared", {"x": 1}, {"replies:a": said[0], "run:b": said[1]})
     registry.tag(store, a, "best")
     cwd = store.root.parent
     refused = run_cli("rm", a.id, "--store", "store", cwd=cwd)
     assert refused.returncode == 2 and "it is tagged pip:best" in refused.stderr and b.id in refused.stderr
+    assert f"it was measured beside {other.id}" in refused.stderr
     assert (a.folder / "manifest.json").is_file()
     done = run_cli("rm", a.id, "--store", "store", "--force", cwd=cwd)
     assert done.returncode == 0 and not a.folder.exists() and registry.tags(store) == {}
-    assert registry.find(store, "pip").id == b.id
+    assert registry.find(store, "pip@1.1.0").id == b.id
     assert run_cli("rm", a.id, "--store", "store", cwd=cwd).returncode == 2
 
 
@@ -310,7 +315,7 @@ def test_a_killed_rm_is_finished_by_the_same_command(store: Store, monkeypatch: 
     for number in range(30):
         entry = character(store)
         registry.tag(store, entry, "best")
-        stopped = killed_at(number, monkeypatch, lambda e=entry: registry.remove(store, e))  # type: ignore[misc]
+        stopped = killed_at(number, monkeypatch, partial(registry.remove, store, entry))
         whole, damaged = registry.registered(store)
         assert kept in whole and len(damaged) <= 1
         if entry in [*whole, *damaged]:

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -674,12 +675,11 @@ def test_an_import_that_is_killed_is_whole_or_absent(
     for number in range(99):
         other = Store(tmp_path / f"other{number}")
         other.prepare()
-        stopped = killed_at(
-            number, monkeypatch, lambda o=other: sharing.bring_in(o, tmp_path / "out", model=tiny_model)
-        )  # type: ignore[misc]
+        bring = partial(sharing.bring_in, other, tmp_path / "out", model=tiny_model)
+        stopped = killed_at(number, monkeypatch, bring)
         whole, damaged = registry.registered(other)
         assert damaged == [] and all(characters.verify(other, found) == [] for found in whole)
-        found = sharing.bring_in(other, tmp_path / "out", model=tiny_model)
+        found = bring()
         assert registry.registered(other) == ([found.entry], []) and found.missing_base is None
         assert characters.verify(other, found.entry) == [] and registry.find(other, "pip@1.0.0") == found.entry
         assert {item.what for item in registry.garbage(other)} <= {"unfinished character"}

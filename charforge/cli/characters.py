@@ -262,7 +262,10 @@ def verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Derive the digests of a character, and of what it was made from, again. Exit code 1 if anything differs."""
+    """Derive the digests of a character again, of what it was made from and of what was measured of it.
+
+    Exit code 1 if anything differs.
+    """
     from charforge import characters
 
     place, entry = _find(character, store)

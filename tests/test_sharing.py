@@ -1098,6 +1098,8 @@ def test_a_trained_character_goes_to_another_machine(trained: Path, tmp_path: Pa
     done = run_cli("export", "pip", str(there / "out"), "--store", "store", cwd=here)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(here)
+    for name, text in texts(there / "out").items():
+        assert str(tiny_model) not in text and str(tmp_path) not in text, name
     assert run_card(there / "out", tiny_model) != "\n"
     done = run_cli("import", "out", "--store", "store", "--model", str(tiny_model), "--json", cwd=there)
     assert done.returncode == 0, done.stderr

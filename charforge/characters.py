@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,46 +188,68 @@ def elsewhere(store: Store, entry: Entry) -> list[str]:
 def verify(store: Store, entry: Entry) -> list[str]:
     """Derive the character's digests again; returns in words what does not agree, nothing if all does.
 
-    Its files against the manifest, its key against what determines it, its constitution against the digest in its
-    identity, its inputs against their own manifests. What was left `elsewhere` is not looked for.
+    Its files against the manifest, its key against what determines it, its name and recipe and constitution against that
+    manifest; and so on for all that it was made from and all that was measured of it. What was left `elsewhere` is not
+    looked for.
     """
     wrong: list[str] = []
-    manifest = entry.manifest
-    artifact = Artifact(NAME, entry.key, entry.folder)
     try:
-        artifact.verify()
-    except UserError as problem:
-        wrong.append(f"{problem.place}: {problem.message}")
-    preimage = {
-        "stage": manifest["stage"],
-        "version": manifest["about"].get("stage_version"),
-        "identity": manifest["identity"],
-        "inputs": manifest["inputs"],
-    }
-    if digest(preimage) != entry.key:
-        wrong.append("the key is not that of the identity and inputs in the manifest")
-    try:
-        recall(entry)
+        character = recall(entry)
     except UserError as problem:
         wrong.append(problem.message)
-    known = {m["key"]: (path, m) for path, m in registry.manifests(store)}
+    else:
+        if (character.reference, entry.key[: registry.DIGITS]) != (character.constitution.reference, entry.build):
+            wrong.append(f"its name is not that of its constitution and key, {character.constitution.reference}")
+    if not has_own_recipe(entry):
+        wrong.append("its recipe.json is not the recipe that its manifest names")
+    if not registry.has_record(store, entry):
+        wrong.append("the record of its registration can not be read: which character came before it is not known")
+    known = {**dict(registry.manifests(store)), entry.folder: entry.manifest}
     absent = elsewhere(store, entry)
-    for role, key in manifest["inputs"].items():
-        if role in absent:
-            continue
-        if key not in known:
-            wrong.append(f"its input {role!r} is not in this store (key {key[:12]})")
-            continue
-        path, found = known[key]
-        source = Artifact(found["stage"], key, path)
+    paths = {manifest["key"]: path for path, manifest in known.items()}
+    made_from = [entry.folder, *registry.sources(known, [entry.folder])]
+    of_it = sorted(registry.about(known, [entry]))
+    for path in dict.fromkeys([*made_from, *of_it, *registry.sources(known, of_it)]):
+        manifest = known[path]
+        artifact = Artifact(manifest["stage"], manifest["key"], path)
+        own = path == entry.folder
+        name = "its" if own else f"{artifact.stage} {artifact.key[:12]}: its"
         try:
-            source.verify()
+            artifact.verify()
         except UserError as problem:
-            wrong.append(f"input {role!r}: {problem.place}: {problem.message}")
-            continue
-        if source.content != manifest["input_contents"].get(role):
-            wrong.append(f"its input {role!r} was made again and came out different")
+            wrong.append(f"{problem.place}: {problem.message}")
+        preimage = {
+            "stage": manifest["stage"],
+            "version": manifest["about"].get("stage_version"),
+            "identity": manifest["identity"],
+            "inputs": manifest["inputs"],
+        }
+        if digest(preimage) != artifact.key:
+            whose = "the" if own else name
+            wrong.append(f"{whose} key is not that of the identity and inputs in the manifest")
+        for role, key in manifest["inputs"].items():
+            if key in paths:
+                source = Artifact(known[paths[key]]["stage"], key, paths[key])
+                if source.content != manifest.get("input_contents", {}).get(role):
+                    wrong.append(f"{name} input {role!r} was made again and came out different")
+            elif path in made_from and not (own and role in absent):
+                # Of what was measured, another character may be gone.
+                wrong.append(f"{name} input {role!r} is not in this store (key {key[:12]})")
     return wrong
+
+
+def has_own_recipe(entry: Entry) -> bool:
+    """Whether the recipe beside a character is the one in its identity, of which its key is the hash."""
+
+    def without_margins(recipe: dict[str, Any]) -> dict[str, Any]:
+        measured = {name: value for name, value in recipe["evaluation"].items() if name != "margins"}
+        return {**recipe, "evaluation": measured}
+
+    try:
+        data = json.loads((entry.folder / "recipe.json").read_text(encoding="utf-8"))
+        return bool(without_margins(data) == without_margins(entry.manifest["identity"]["recipe"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def differences(a: Entry, b: Entry) -> dict[str, Any]:
@@ -237,14 +260,19 @@ def differences(a: Entry, b: Entry) -> dict[str, Any]:
     words += [f"{trait}: only in {b.id}" for trait in changed.added]
     words += [f"{trait}: only in {a.id}" for trait in changed.removed]
     words += [f"{old} is called {new}" for old, new in changed.renamed.items()]
-    words += [f"{trait}: {change.what}" for trait, changes in changed.changed.items() for change in changes]
+    for trait, changes in changed.changed.items():
+        many = Counter(change.what for change in changes)
+        words += [f"{trait}: {what}" + (f" ({count})" if count > 1 else "") for what, count in many.items()]
     one, other = a.manifest, b.manifest
     same = a.adapter == b.adapter
+    made_from = {k: [x and x[:12], y and y[:12]] for k, (x, y) in _unequal(one["inputs"], other["inputs"]).items()}
+    if one["about"].get("stage_version") != other["about"].get("stage_version"):
+        made_from["version of the stage"] = [found["about"].get("stage_version") for found in (one, other)]
     return {
         "constitution": words,
         "recipe": _unequal(one["identity"]["recipe"], other["identity"]["recipe"]),
         "model": _unequal(one["identity"]["model"], other["identity"]["model"]),
-        "made from": {k: [x[:12], y[:12]] for k, (x, y) in _unequal(one["inputs"], other["inputs"]).items()},
+        "made from": made_from,
         "libraries": _unequal(one["about"].get("environment", {}), other["about"].get("environment", {})),
         "weights": None
         if same

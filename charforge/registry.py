@@ -11,22 +11,30 @@ true when it was registered: its parent and when. `characters/tags.json` gives b
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from charforge.constitution import digest
 from charforge.errors import UserError, did_you_mean
 from charforge.store import MANIFEST, Artifact, Store, write_atomic
 
-_TAG = re.compile(r"[a-z][a-z0-9._-]*:[A-Za-z0-9][A-Za-z0-9._-]*")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# A folder that a process works in has the process's number in its name.
+_OWNER = re.compile(r"\.(?:.+\.(\d+)\.tmp|pu(?:sh|ll)-(\d+)-.*)")
 LATEST = "latest"
+# Digits of its key that a build is called by.
+DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,14 @@ class Entry:
         try:
             data = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"the manifest of {self.id} can not be read: {error}", place=str(self.folder)) from error
+            raise self._damaged(str(error)) from error
+        if not _is_manifest(data) or not _is_characters(data):
+            raise self._damaged("it is not one of a character")
         return dict(data)
+
+    def _damaged(self, why: str) -> UserError:
+        hint = f"train it again with --force character, or forget it: charforge rm {self.id}"
+        return UserError(f"the manifest of {self.id} can not be read: {why}", place=str(self.folder), hint=hint)
 
     @property
     def key(self) -> str:
@@ -95,15 +109,26 @@ class Entry:
 
 
 def entries(store: Store) -> list[Entry]:
-    """Every registered character, in the order in which they were made."""
-    found = []
+    """Every registered character that can be read, in the order in which they were made."""
+    return registered(store)[0]
+
+
+def registered(store: Store) -> tuple[list[Entry], list[Entry]]:
+    """Every registered character: those that can be read, in the order in which they were made, and the damaged ones."""
+    whole, damaged = [], []
     root = store.root / "characters"
     for link in root.glob("*@*/*") if root.is_dir() else ():
         if link.name == LATEST or link.suffix == ".json" or link.name.startswith("."):
             continue
-        if (link / MANIFEST).is_file():
-            found.append(Entry(link.parent.name, link.name, link.resolve(), _record(link).get("parent")))
-    return sorted(found, key=lambda entry: (entry.made, entry.id))
+        if not link.is_symlink() and not (link / MANIFEST).is_file():
+            continue
+        parent = _record(link).get("parent")
+        entry = Entry(link.parent.name, link.name, link.resolve(), parent if isinstance(parent, str) else None)
+        try:
+            whole.append((entry.made, entry.id, entry))
+        except UserError:
+            damaged.append(entry)
+    return [entry for _, _, entry in sorted(whole, key=lambda e: e[:2])], sorted(damaged, key=lambda entry: entry.id)
 
 
 def other_runs(store: Store, entry: Entry) -> list[Entry]:
@@ -128,55 +153,92 @@ def _record(link: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
+def has_record(store: Store, entry: Entry) -> bool:
+    """Whether what was true when it was registered can be read: without it its parent is not known."""
+    parent = _record(store.root / "characters" / entry.reference / entry.build).get("parent", 0)
+    return parent is None or isinstance(parent, str)
+
+
+@contextlib.contextmanager
+def _names(store: Store) -> Iterator[None]:
+    """Hold the names of a store while they are changed: for moments, and whatever else runs on the store."""
+    folder = store.root / "characters"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(folder / ".lock"), timeout=30):
+            yield
+    except Timeout:
+        raise UserError("another process holds the names of this store", place=str(folder)) from None
+    except OSError as error:
+        raise UserError(f"the store can not be written: {error.strerror or error}", place=str(folder)) from error
+
+
 def register(store: Store, artifact: Artifact, reference: str, record: dict[str, Any] | None = None) -> Path:
     """Link the character under its name and build, and as its name's latest; returns the first link.
 
     Its parent is the character of that name that was registered last before it; that never changes afterwards. `record`
-    is what was true where it was registered first, if that was in another store.
+    is what was true where it was registered first, if that was in another store. The latest is the one that was made
+    last: one that came from elsewhere, or was made before, takes no name away.
     """
     folder = store.root / "characters" / reference
-    folder.mkdir(parents=True, exist_ok=True)
-    link = folder / artifact.key[:12]
-    note = link.with_name(f"{link.name}.json")
-    if not note.is_file():
-        if record is None:
-            name = reference.partition("@")[0]
-            earlier = [e for e in entries(store) if e.name == name and e.id != f"{reference}/{link.name}"]
-            record = {"parent": earlier[-1].id if earlier else None}
-        write_atomic(note, json.dumps(record) + "\n")
-    for place in (link, folder / LATEST):
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(artifact.directory, folder))
-        temporary.replace(place)
+    link = folder / artifact.key[:DIGITS]
+    with _names(store):
+        folder.mkdir(parents=True, exist_ok=True)
+        known = entries(store)
+        note = link.with_name(f"{link.name}.json")
+        if not note.is_file():
+            if record is None:
+                name = reference.partition("@")[0]
+                earlier = [e for e in known if e.name == name and e.id != f"{reference}/{link.name}"]
+                record = {"parent": earlier[-1].id if earlier else None}
+            write_atomic(note, json.dumps(record) + "\n")
+        last = (folder / LATEST).resolve()
+        made = str(artifact.manifest["about"]["finished"])
+        newer = any(e.reference == reference and e.folder == last and e.made > made for e in known)
+        for place in (link,) if newer else (link, folder / LATEST):
+            _point(place, artifact.directory)
     return link
 
 
-def find(store: Store, text: str) -> Entry:
-    """The character that a reference means.
+def _point(place: Path, target: Path) -> None:
+    """Make a link that is whole or absent."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, place.parent))
+    temporary.replace(place)
+
+
+def find(store: Store, text: str, *, damaged: bool = False) -> Entry:
+    """The character that a reference means; also one whose manifest can not be read, if `damaged`.
 
     Raises:
-        UserError: if there is none, or the beginning of a build fits several.
+        UserError: if there is none, its manifest can not be read, or the beginning of a build fits several.
     """
-    known = entries(store)
+    whole, broken = registered(store)
     tagged = tags(store)
     target = tagged.get(text, text)
     reference, _, build = target.partition("/")
     if "@" not in reference and not build:
-        of_name = [entry for entry in known if entry.name == reference]
-        if of_name:
-            return of_name[-1]
-    fitting = [entry for entry in known if entry.reference == reference and entry.build.startswith(build)]
+        reference = next((e.reference for e in reversed([*broken, *whole]) if e.name == reference), reference)
+    own = [entry for entry in (*broken, *whole) if entry.reference == reference]
+    fitting = [e for e in own if e.build.startswith(build) or (e in whole and e.key.startswith(build))]
     if build and len({entry.build for entry in fitting}) > 1:
         builds = ", ".join(entry.build for entry in fitting)
         raise UserError(f"{text!r} fits several builds: {builds}", hint="give more digits")
     if fitting:
-        latest = store.root / "characters" / reference / LATEST
-        last = latest.resolve()
-        return next((entry for entry in fitting if not build and entry.folder == last), fitting[-1])
-    names = [*{entry.reference for entry in known}, *tagged, *{entry.name for entry in known}]
-    hint = "charforge list shows what there is" if known else "train one first: charforge train RECIPE"
-    raise UserError(f"no trained character {text!r} in {store.root}{did_you_mean(text, names)}", hint=hint)
+        last = (store.root / "characters" / reference / LATEST).resolve()
+        found = next((entry for entry in fitting if not build and entry.folder == last), fitting[-1])
+        if not damaged:
+            _ = found.manifest  # raises if it can not be read
+        return found
+    if text in tagged:
+        hint = f"to remove the tag: charforge tag {text} --delete"
+        raise UserError(f"{text!r} is a tag of {target}, which is not in {store.root}", hint=hint)
+    names = [*{entry.reference for entry in whole}, *tagged, *{entry.name for entry in whole}]
+    close = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.6)
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    hint = "charforge list shows what there is" if whole else "train one first: charforge train RECIPE"
+    raise UserError(f"no trained character {text!r} in {store.root}{meant}", hint=hint)
 
 
 # --- tags -----------------------------------------------------------------------------------------------------------
@@ -187,21 +249,25 @@ def tags(store: Store) -> dict[str, str]:
     path = store.root / "characters" / "tags.json"
     if not path.is_file():
         return {}
+    why: object = "they are no names with builds"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"the tags can not be read: {error}", place=str(path), hint="mend or remove the file"
-        ) from error
-    return dict(data)
+        if isinstance(data, dict) and all(isinstance(target, str) for target in data.values()):
+            return data
+    except (OSError, ValueError) as error:
+        why = error
+    raise UserError(f"the tags can not be read: {why}", place=str(path), hint="mend or remove the file")
 
 
 def tag(store: Store, entry: Entry, label: str) -> str:
     """Give a character a further name, `NAME:label`; it moves if another of that name had it. Returns it."""
     text = f"{entry.name}:{label}"
-    if not _TAG.fullmatch(text):
-        raise UserError(f"{label!r} is no tag", hint="letters, digits, dots, hyphens and underscores, such as best")
-    _write_tags(store, {**tags(store), text: entry.id})
+    if not _LABEL.fullmatch(label):
+        raise UserError(
+            f"{label!r} is no tag", hint="letters without accents, digits, dots, hyphens and underscores, such as best"
+        )
+    with _names(store):
+        _write_tags(store, {**tags(store), text: entry.id})
     return text
 
 
@@ -211,10 +277,13 @@ def untag(store: Store, text: str) -> None:
     Raises:
         UserError: if there is none.
     """
-    known = tags(store)
-    if text not in known:
-        raise UserError(f"no tag {text!r}{did_you_mean(text, known)}")
-    _write_tags(store, {key: value for key, value in known.items() if key != text})
+    if not tags(store):
+        raise UserError(f"no tag {text!r}: there is none in {store.root}")
+    with _names(store):
+        known = tags(store)
+        if text not in known:
+            raise UserError(f"no tag {text!r}{did_you_mean(text, known)}")
+        _write_tags(store, {key: value for key, value in known.items() if key != text})
 
 
 def _write_tags(store: Store, data: dict[str, str]) -> None:
@@ -225,26 +294,47 @@ def _write_tags(store: Store, data: dict[str, str]) -> None:
 
 
 def needed_by(store: Store, entry: Entry) -> list[str]:
-    """In words, what else refers to a character: tags, and characters that came after it."""
+    """In words, what else refers to a character: tags, characters that came after it, and what it was measured beside.
+
+    A comparison or an evaluation with a twin stays when one of them is removed, but can not be made again.
+    """
     found = [f"it is tagged {text}" for text, target in tags(store).items() if target == entry.id]
-    return found + [f"{other.id} has it as its parent" for other in entries(store) if other.parent == entry.id]
+    whole, damaged = registered(store)
+    found += [f"{other.id} has it as its parent" for other in (*whole, *damaged) if other.parent == entry.id]
+    if entry not in whole:
+        return found
+    known = dict(manifests(store))
+    beside: set[Path] = set()
+    for path in about(known, [entry]):
+        read = set(sources(known, [path]))
+        if entry.folder in read:
+            beside |= read
+    return found + [f"it was measured beside {o.id}" for o in whole if o.folder in beside and o.folder != entry.folder]
 
 
 def remove(store: Store, entry: Entry) -> None:
-    """Forget a character: its links, its tags and its own artifact. What it was made from stays until `garbage` is removed."""
-    _write_tags(store, {key: value for key, value in tags(store).items() if value != entry.id})
-    folder = store.root / "characters" / entry.reference
-    for link in (folder / entry.build, folder / f"{entry.build}.json"):
-        link.unlink(missing_ok=True)
-    others = [other for other in entries(store) if other.reference == entry.reference]
-    latest = folder / LATEST
-    latest.unlink(missing_ok=True)
-    if others:
-        latest.symlink_to(os.path.relpath(others[-1].folder, folder))
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    if not any(other.folder == entry.folder for other in entries(store)):
-        store.remove(Artifact("character", entry.key, entry.folder))
+    """Forget a character: its tags, its own artifact and its links. What it was made from stays until `garbage` is removed.
+
+    The link goes after the artifact: what is interrupted here is a damaged character, which can be removed again.
+    """
+    with _names(store):
+        tagged = tags(store)
+        if entry.id in tagged.values():
+            _write_tags(store, {key: value for key, value in tagged.items() if value != entry.id})
+        folder = store.root / "characters" / entry.reference
+        whole, damaged = registered(store)
+        others = [other for other in (*damaged, *whole) if other.id != entry.id]
+        # A link can lead anywhere; only an artifact is removed.
+        own = entry.folder.parent == (store.root / "artifacts" / "character").resolve()
+        if own and not any(other.folder == entry.folder for other in others):
+            store.remove(Artifact("character", "", entry.folder))
+        for link in (folder / entry.build, folder / f"{entry.build}.json"):
+            link.unlink(missing_ok=True)
+        left = [other for other in others if other.reference == entry.reference]
+        if not left:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif (folder / LATEST).resolve() not in {other.folder for other in left}:
+            _point(folder / LATEST, left[-1].folder)
 
 
 def evaluations(store: Store, entry: Entry) -> list[dict[str, Any]]:
@@ -276,29 +366,33 @@ class Garbage:
 def garbage(store: Store) -> list[Garbage]:
     """What no registered character was made from, and no evaluation of one needs.
 
-    Kept are the characters, all that they were made from, and all that was made from them. Unfinished artifacts and merged
-    weights can be made again; they are listed as what they are.
+    Kept are the characters, all that they were made from, all that was made from them, and the comparisons by their
+    constitutions. Unfinished artifacts and merged weights can be made again; they are listed as what they are.
+
+    Raises:
+        UserError: a character, or something that is needed, has no manifest that can be read: what that was made from
+            would pass for unneeded.
     """
+    whole, damaged = registered(store)
+    for entry in damaged:
+        _ = entry.manifest  # raises
     known = dict(manifests(store))
-    by_key = {manifest["key"]: path for path, manifest in known.items()}
-    kept = {entry.folder.resolve() for entry in entries(store)}
-    keys = {entry.key for entry in entries(store)}
-    # Whatever was made from a character is about it: its evaluations. Their own inputs are needed in turn.
-    grown = True
-    while grown:
-        grown = False
-        for path, manifest in known.items():
-            if path not in kept and keys & set(manifest["inputs"].values()):
-                kept.add(path)
-                keys.add(manifest["key"])
-                grown = True
-    todo = list(kept)
-    while todo:
-        for key in known.get(todo.pop(), {}).get("inputs", {}).values():
-            source = by_key.get(key)
-            if source is not None and source not in kept:
-                kept.add(source)
-                todo.append(source)
+    kept = {entry.folder for entry in whole} | about(known, whole)
+    kept |= set(sources(known, kept))
+    unread = {
+        folder.name: folder
+        for folder in (store.root / "artifacts").glob("*/*")
+        if folder.is_dir() and folder.resolve() not in known
+    }
+    for path in kept:
+        for role, key in known.get(path, {}).get("inputs", {}).items():
+            if key[:24] in unread:
+                raise UserError(
+                    f"{path.parent.name} {path.name[:DIGITS]} needs this as its {role!r}, and its manifest is missing or can not "
+                    "be read: what it was made from is not known, so nothing can be called unneeded",
+                    place=str(unread[key[:24]]),
+                    hint="make it again with charforge train, or remove the character that needs it: charforge rm",
+                )
     found = []
     artifacts = store.root / "artifacts"
     for folder in sorted(artifacts.glob("*/*")) if artifacts.is_dir() else ():
@@ -307,9 +401,52 @@ def garbage(store: Store) -> list[Garbage]:
             found.append(Garbage(folder, f"{what} {folder.parent.name}", _size(folder)))
     weights = store.root / "weights"
     for folder in sorted(weights.glob("*")) if weights.is_dir() else ():
-        if folder.is_dir():
+        if folder.is_dir() and not _in_use(folder):
             found.append(Garbage(folder, "merged weights, made again when needed", _size(folder)))
+    for folder in sorted(store.root.glob(".pu[sl][hl]-*")):
+        if folder.is_dir() and not _in_use(folder):
+            found.append(Garbage(folder, "left by a push or pull that was killed", _size(folder)))
     return found
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether it is the scratch folder of a process that lives; its number is in the name."""
+    owner = _OWNER.fullmatch(folder.name)
+    return owner is not None and Path("/proc", owner[1] or owner[2]).exists()
+
+
+def about(known: dict[Path, dict[str, Any]], characters: Sequence[Entry]) -> set[Path]:
+    """The artifacts that were made from characters or measured by their constitutions: evaluations and comparisons."""
+    keys = {entry.key for entry in characters}
+    constitutions = {entry.manifest["identity"]["constitution"] for entry in characters}
+    found: set[Path] = set()
+    grown = True
+    while grown:
+        grown = False
+        for path, manifest in known.items():
+            if path in found:
+                continue
+            by = manifest["identity"].get("measured_by")
+            measured = isinstance(by, list) and not constitutions.isdisjoint(by)
+            if measured or not keys.isdisjoint(manifest["inputs"].values()):
+                found.add(path)
+                keys.add(manifest["key"])
+                grown = True
+    return found
+
+
+def sources(known: dict[Path, dict[str, Any]], paths: Iterable[Path]) -> list[Path]:
+    """The artifacts that some were made from, and what those were made from: all that are here."""
+    by_key = {manifest["key"]: place for place, manifest in known.items()}
+    found: dict[Path, None] = {}
+    todo = list(paths)
+    while todo:
+        for key in known.get(todo.pop(), {}).get("inputs", {}).values():
+            source = by_key.get(key)
+            if source is not None and source not in found:
+                found[source] = None
+                todo.append(source)
+    return list(found)
 
 
 def manifests(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -319,7 +456,32 @@ def manifests(store: Store) -> Iterator[tuple[Path, dict[str, Any]]]:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        yield path.parent.resolve(), data
+        if _is_manifest(data):
+            yield path.parent.resolve(), data
+
+
+def _is_manifest(data: Any) -> bool:
+    """Whether what everything else relies on is there."""
+    if not isinstance(data, dict) or not isinstance(data.get("key"), str) or not isinstance(data.get("stage"), str):
+        return False
+    mappings = [data.get(name) for name in ("identity", "inputs", "files", "about")]
+    if not all(isinstance(found, dict) for found in mappings):
+        return False
+    inputs, finished = data["inputs"].values(), data["about"].get("finished")
+    return isinstance(finished, str) and all(isinstance(key, str) for key in inputs)
+
+
+def _is_characters(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest says, besides, who its character is and what it was trained on."""
+    identity = manifest["identity"]
+    recipe = identity.get("recipe")
+    return (
+        isinstance(identity.get("constitution"), str)
+        and isinstance(identity.get("model"), dict)
+        and isinstance(recipe, dict)
+        and isinstance(recipe.get("model"), dict)
+        and isinstance(manifest["about"].get("environment", {}), dict)
+    )
 
 
 def _size(folder: Path) -> int:
@@ -330,14 +492,18 @@ def lineage(found: Sequence[Entry], name: str) -> list[tuple[int, Entry]]:
     """The characters of a name as a tree: (depth, entry), each below its parent, the oldest first."""
     own = [entry for entry in found if entry.name == name]
     ids = {entry.id for entry in own}
+    below: dict[str | None, list[Entry]] = {}
+    for entry in own:
+        below.setdefault(entry.parent if entry.parent in ids else None, []).append(entry)
     result: list[tuple[int, Entry]] = []
-
-    def walk(parent: str | None, depth: int) -> None:
-        for entry in own:
-            above = entry.parent if entry.parent in ids else None
-            if above == parent:
+    shown: set[str] = set()
+    # Parents that go in a circle have no beginning; such a record came from elsewhere. It is shown all the same.
+    for root in (*below.get(None, ()), *own):
+        todo = [(0, root)]
+        while todo:
+            depth, entry = todo.pop()
+            if entry.id not in shown:
+                shown.add(entry.id)
                 result.append((depth, entry))
-                walk(entry.id, depth + 1)
-
-    walk(None, 0)
+                todo += [(depth + 1, child) for child in reversed(below.get(entry.id, []))]
     return result

@@ -28,9 +28,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from charforge import __version__, characters, registry
 from charforge.constitution import digest
@@ -45,10 +45,23 @@ from charforge.store import MANIFEST, Artifact, Row, Store, file_digest, write_a
 from charforge.train.stages import trained_folder
 
 LISTING = "charforge.json"
+_ID = re.compile(r"[\w-]+@[\w.+-]+/[0-9a-f]{12}")
 _SCHEMA = 1
 # What of an exported folder is a file of the artifact, and what stands beside it; all else is weights and tokenizer.
 _OF_ARTIFACT = ("constitution.md", "recipe.json", "bank.yaml", "report.json", "report.html")
 _BESIDE = ("README.md", "data_card.json", "evaluation.json", "evaluation.html", MANIFEST, LISTING)
+_NOT_WRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.EBUSY,
+    errno.ELOOP,
+)
 # What git and the hub put into a folder.
 _NOT_OURS = (".git", ".gitattributes", ".cache")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -104,8 +117,9 @@ def export(
         evaluation = None
         evaluated = _newest_evaluation(store, entry)
         if evaluated is not None:
+            evaluated.verify()
             for name in ("evaluation.json", "evaluation.html"):
-                shutil.copyfile(evaluated / name, folder / name)
+                shutil.copyfile(evaluated.directory / name, folder / name)
             evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
         write_atomic(folder / "data_card.json", json.dumps(report["data"], indent=1, ensure_ascii=False) + "\n")
         gguf = None
@@ -187,13 +201,16 @@ def _resolved(character: characters.Character, entry: Entry) -> ResolvedModel:
     return found
 
 
-def _newest_evaluation(store: Store, entry: Entry) -> Path | None:
+def _newest_evaluation(store: Store, entry: Entry) -> Artifact | None:
     found = [
-        (manifest["about"]["finished"], path)
+        (manifest["about"]["finished"], path, manifest["key"])
         for path, manifest in registry.manifests(store)
         if manifest["stage"] == "evaluated" and manifest["identity"].get("character") == entry.key
     ]
-    return max(found)[1] if found else None
+    if not found:
+        return None
+    _, path, key = max(found)
+    return Artifact("evaluated", key, path)
 
 
 def _convert(converter: Path, model: Path, target: Path) -> None:
@@ -223,8 +240,12 @@ def _copy(source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A folder to fill; it becomes `target` when all went well, and is gone otherwise."""
-    target = target.expanduser().absolute()
+    # A link leads to the folder that is meant.
+    target = target.expanduser().resolve()
     _check_free(target)
+    if target == Path.cwd().resolve():
+        # It is renamed over: whoever stands in it would be left in a folder that is gone.
+        raise UserError("this is the folder you are in", place=str(target), hint="name it from outside, or another one")
     for old in target.parent.iterdir() if target.parent.is_dir() else ():
         left = re.fullmatch(rf"\.{re.escape(target.name)}\.(\d+)\.part", old.name)
         if left and not Path("/proc", left[1]).exists():
@@ -236,8 +257,11 @@ def _beside(target: Path) -> Iterator[Path]:
         _check_free(target)
         folder.replace(target)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if error.errno not in _NOT_WRITABLE:
             raise
+        if error.errno == errno.EBUSY:
+            hint = "it is a mount point, which can not be renamed over: give a new folder inside of it"
+            raise UserError("can not be written", place=str(target), hint=hint) from error
         raise UserError(f"can not be written: {error.strerror}", place=str(error.filename or target)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -285,7 +309,7 @@ def _nothing_private(folder: Path, places: set[str], *, allow_paths: bool) -> No
             if value in text
         ]
         if not allow_paths:
-            found = sorted(place for place in places if place + "/" in text)
+            found = sorted(place for place in places if re.search(rf"{re.escape(place)}(?![\w.-])", text))
             hint = "if that may be known: --allow-paths"
             problems += [
                 UserError(f"it names a folder of this machine: {where}", place=name, hint=hint) for where in found
@@ -327,7 +351,8 @@ def bring_in(
 
     Raises:
         UserError: a file is missing, changed or added; the folder is no exported character, or another version's; the
-            given base model is not the one that it was trained on. Nothing is registered.
+            given base model is not the one that it was trained on; the store has the same character, damaged or with other
+            weights. Nothing is registered.
     """
     listing = _listing(folder)
     _compare(folder, listing)
@@ -338,10 +363,10 @@ def bring_in(
         here["name"] = str(model.resolve())
     artifact = Artifact(characters.NAME, manifest["key"], store.artifact(characters.NAME, manifest["key"]).directory)
     store.prepare()
-    with store.lock():
+    with store.lock(wait=5):
         known = artifact.finished
         if known:
-            artifact.verify()
+            _same_character(folder, listing, artifact)
             reference = _read(artifact.key, artifact.directory).constitution.reference
         else:
             part = artifact.directory.with_name(f".{artifact.directory.name}.{os.getpid()}.part")
@@ -355,8 +380,12 @@ def bring_in(
         base = manifest["identity"]["recipe"]["model"]
         local = "files" in manifest["identity"]["model"]["weights"]
         if not known or model is not None or trust_remote_code:
-            (artifact.directory / "logs").mkdir(exist_ok=True)
-            write_atomic(artifact.directory / "logs" / characters.IMPORTED, json.dumps(here) + "\n")
+            note = artifact.directory / "logs" / characters.IMPORTED
+            note.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError, ValueError):
+                # What an earlier import was told stands, unless this one says otherwise.
+                here = {**json.loads(note.read_text(encoding="utf-8")), **{k: v for k, v in here.items() if v}}
+            write_atomic(note, json.dumps(here) + "\n")
         registry.register(store, artifact, reference, record={"parent": listing.get("parent")})
     entry = next(e for e in registry.entries(store) if e.key == artifact.key and e.reference == reference)
     missing = local and model is None and not Path(characters.recall(entry).recipe.model.name).is_dir()
@@ -371,7 +400,7 @@ def _listing(folder: Path) -> Row:
         raise UserError(
             f"no exported character: there is no {LISTING}", place=str(folder), hint="make one with: charforge export"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"can not be read: {error}", place=str(path)) from error
     if not isinstance(data, dict) or data.get("schema") != _SCHEMA:
         raise UserError("written by another version of charforge", place=str(path))
@@ -380,6 +409,11 @@ def _listing(folder: Path) -> Row:
         raise UserError("the list of files is not one", place=str(path))
     if data.get("weights") not in ("adapter", "model") or not isinstance(data.get("parent"), str | None):
         raise UserError("it does not say what the folder holds", place=str(path))
+    if data["parent"] is not None and not _ID.fullmatch(data["parent"]):
+        raise UserError(f"its parent is no name of a build: {data['parent']!r}", place=str(path))
+    needed = ("config.json",) if data["weights"] == "model" else ("adapter_config.json", "adapter_model.safetensors")
+    if not set(needed) <= set(files) or not any(name.endswith(".safetensors") for name in files):
+        raise UserError("it lists no weights", place=str(path))
     return data
 
 
@@ -407,31 +441,105 @@ def _compare(folder: Path, listing: Row) -> None:
     raise_problems(problems, hint="nothing was imported" if problems else None)
 
 
+class _Environment(BaseModel):
+    packages: dict[str, str | None] = {}
+    charforge: str | None = None
+
+
+class _About(BaseModel):
+    stage_version: int
+    finished: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    environment: _Environment = _Environment()
+
+
+class _File(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _Weights(BaseModel):
+    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    commit: str | None = Field(None, pattern=r"^[0-9a-f]+$")
+    files: dict[str, str] | None = None
+
+
+class _Model(BaseModel):
+    weights: _Weights
+
+
+class _Identity(BaseModel):
+    constitution: str
+    model: _Model
+    recipe: dict[str, Any]
+
+
+class _Manifest(BaseModel):
+    """What everything that reads the manifest of a character relies on."""
+
+    model_config = ConfigDict(strict=True)
+
+    stage: Literal["character"]
+    key: str
+    identity: _Identity
+    inputs: dict[str, str]
+    input_contents: dict[str, str]
+    files: dict[str, _File]
+    about: _About
+
+
 def _manifest(folder: Path, listing: Row) -> Row:
     """The manifest in an exported folder, if its key is the hash of what it says."""
     path = folder / MANIFEST
     try:
         data: Row = json.loads(path.read_text(encoding="utf-8"))
-        preimage = {
-            "stage": data["stage"],
-            "version": data["about"]["stage_version"],
-            "identity": data["identity"],
-            "inputs": data["inputs"],
-        }
-        fits = data["stage"] == characters.NAME and data["key"] == digest(preimage) == listing["key"]
-        fits = fits and isinstance(data["about"]["finished"], str) and isinstance(data["files"], dict)
-        fits = (
-            fits and {"name"} <= set(data["identity"]["recipe"]["model"]) and bool(data["identity"]["model"]["weights"])
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"the manifest is not that of a character: {where}: {first['msg']}", place=str(path)) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"the manifest can not be read: {type(error).__name__}: {error}", place=str(path)) from error
-    if not fits:
+    preimage = {
+        "stage": data["stage"],
+        "version": data["about"]["stage_version"],
+        "identity": data["identity"],
+        "inputs": data["inputs"],
+    }
+    if not data["key"] == digest(preimage) == listing.get("key"):
         raise UserError("the manifest is not that of this character: its key is not the hash of it", place=str(path))
     return data
 
 
+def _same_character(folder: Path, listing: Row, artifact: Artifact) -> None:
+    """Whether what a store has under a key is whole, and what is to be imported: equal keys say that the same was asked for."""
+    store = Store(artifact.directory.parents[2])
+    here = [
+        entry.id for found in registry.registered(store) for entry in found if entry.folder.name == artifact.key[:24]
+    ]
+    again = f"charforge rm {here[0]}" if here else "charforge gc --yes"
+    try:
+        artifact.verify()
+    except UserError as problem:
+        raise UserError(
+            f"it is in the store already, and damaged there: {problem.message}",
+            place=str(problem.place),
+            hint=f"remove it, then import again: {again}",
+        ) from problem
+    for name, own in artifact.manifest["files"].items():
+        part, _, inner = name.partition("/")
+        theirs = listing["files"].get(inner if part == listing["weights"] else name)
+        if inner.endswith(".safetensors") and theirs and theirs["sha256"] != own["sha256"]:
+            raise UserError(
+                "the store has this character with other weights: the same was asked for, and another machine or another "
+                "version of a library made something else of it",
+                place=str(folder / inner),
+                hint=f"import it into another store (--store PATH), or remove that one first: {again}",
+            )
+
+
 def _restore(folder: Path, target: Path, listing: Row, manifest: Row, origin: str | None) -> None:
     """The files of the artifact as they lay in its store, and its manifest."""
+    _report(folder)
     shutil.rmtree(target, ignore_errors=True)
     for name in listing["files"]:
         if name in _BESIDE or name.endswith(".gguf"):
@@ -452,14 +560,32 @@ def _restore(folder: Path, target: Path, listing: Row, manifest: Row, origin: st
     write_atomic(target / MANIFEST, text + "\n")
 
 
-def _read(key: str, folder: Path) -> characters.Character:
-    """The character of a folder that has no name yet: a recipe and constitution that can be read, of its manifest's digest."""
+def _report(folder: Path) -> None:
+    """Refuse a report that no command could show."""
+    path = folder / "report.json"
     try:
-        return characters.recall(Entry("", key[:12], folder, None))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        whole = {"character", "data", "measures"} <= set(data)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"the report can not be read: {error}", place=str(path)) from error
+    if not whole:
+        raise UserError("the report is not one", place=str(path))
+
+
+def _read(key: str, folder: Path) -> characters.Character:
+    """The character of a folder that has no name yet: a recipe and constitution that can be read, those of its manifest."""
+    entry = Entry("", key[: registry.DIGITS], folder, None)
+    try:
+        found = characters.recall(entry)
     except ValidationError as error:
         raise UserError(
             f"its recipe is one of another version of charforge: {error.errors()[0]['msg']}", place="recipe.json"
         ) from error
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"its recipe is not one: {type(error).__name__}", place="recipe.json") from error
+    if not characters.has_own_recipe(entry):
+        raise UserError("its recipe is not the one that its manifest names", place="recipe.json")
+    return found
 
 
 def _same_base(model: Path, manifest: Row) -> None:

@@ -245,7 +245,7 @@ class Store:
             raise UserError(
                 f"the store can not be written: {error.strerror or error}",
                 place=str(self.root),
-                hint="choose another folder with --set runtime.store=PATH or the variable CHARFORGE_STORE",
+                hint="choose another folder: --store PATH, for a training --set runtime.store=PATH, or CHARFORGE_STORE",
             ) from error
 
     def artifact(self, stage: str, key: str) -> Artifact:
@@ -293,20 +293,23 @@ class Store:
             shutil.rmtree(artifact.directory)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait: float = 0) -> Iterator[None]:
         """Hold the store for one run.
+
+        Args:
+            wait: seconds to wait for another process that may soon be done.
 
         Raises:
             UserError: if another process holds it.
         """
         lock = FileLock(str(self.root / "lock"))
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout:
             raise UserError(
                 "another run is using this store",
                 place=str(self.root),
-                hint="wait for it to end, or give this one its own: --set runtime.store=PATH",
+                hint="wait for it to end, or give this one its own: --store PATH, for a training --set runtime.store=PATH",
             ) from None
         try:
             yield
@@ -320,8 +323,8 @@ class Store:
             return target
         temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         try:
+            temporary.mkdir(parents=True)
             make(temporary)
             temporary.replace(target)
         except OSError as error:

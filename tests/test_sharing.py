@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +40,7 @@ from charforge.store import Store
 from charforge.train.stages import trained_folder
 from tests.conftest import BANK, SMALL, run_cli
 from tests.test_pipeline import kill_when
-from tests.test_registry import made
+from tests.test_registry import killed_at, made
 from tests.test_report import example_report
 
 HELLO = [{"role": "user", "content": "What is rain?"}]
@@ -360,6 +363,44 @@ def test_a_folder_with_something_in_it_is_left_alone(make: Make, tmp_path: Path)
     assert run_cli("export", "pip", "empty", "--store", "store", cwd=tmp_path).returncode == 0
 
 
+def test_a_folder_that_can_not_be_renamed_over_is_said_to_be_one(make: Make, tmp_path: Path) -> None:
+    make()
+    inside, link = tmp_path / "inside", tmp_path / "link"
+    inside.mkdir()
+    done = run_cli("export", "pip", ".", "--store", "../store", cwd=inside)
+    assert done.returncode == 2 and "the folder you are in" in done.stderr and not list(inside.iterdir())
+    done = run_cli("export", "pip", "n" * 255, "--store", "store", cwd=tmp_path)
+    assert done.returncode == 2 and "File name too long" in done.stderr
+    done = run_cli("export", "pip", "/proc/nowhere/out", "--store", "store", cwd=tmp_path)
+    assert done.returncode == 2 and "can not be written" in done.stderr
+    # A link leads to the folder that is meant, there or not.
+    link.symlink_to("inside")
+    assert run_cli("export", "pip", "link", "--store", "store", cwd=tmp_path).returncode == 0
+    assert link.is_symlink() and (inside / "charforge.json").is_file()
+
+
+def test_a_base_model_with_a_strange_name(make: Make, tmp_path: Path, tiny_model: Path) -> None:
+    """Its name stands in YAML, JSON, Python, a shell command and a table."""
+    name = 'it\'s a "model": [v2] | no & `x`'
+    shutil.copytree(tiny_model, tmp_path / name)
+    store, entry = make(model=str(tmp_path / name))
+    sharing.export(store, entry, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert metadata(tmp_path / "out")["library_name"] == "peft"
+    command = re.search(r"^vllm serve .*?\n.*?$", card, re.MULTILINE)
+    assert command and shlex.split(command[0].replace("\\\n", ""))[2] == name
+    assert run_card(tmp_path / "out", tmp_path / name).strip()
+
+
+def test_a_damaged_evaluation_is_not_exported(make: Make, tmp_path: Path) -> None:
+    store, entry = make()
+    files = {"evaluation.json": '{"suites": {}, "verdict": null}', "evaluation.html": "<!doctype html>"}
+    evaluated = made(store, "evaluated", {"character": entry.key}, {}, **files)
+    (evaluated.directory / "evaluation.json").write_text('{"suites": {}, "verdict": true}', encoding="utf-8")
+    with pytest.raises(UserError, match="changed after it was made"):
+        sharing.export(store, entry, tmp_path / "out")
+
+
 def test_a_damaged_character_is_not_exported(make: Make, tmp_path: Path) -> None:
     store, entry = make()
     (entry.folder / "bank.yaml").write_text("name: other\n", encoding="utf-8")
@@ -369,6 +410,10 @@ def test_a_damaged_character_is_not_exported(make: Make, tmp_path: Path) -> None
 
 
 def test_paths_and_secrets_stay_here(make: Make, tmp_path: Path) -> None:
+    for said in (f"see {tmp_path}/notes.txt", f"all of it is in {tmp_path}"):
+        make(warnings=[said])
+        done = run_cli("export", "pip", "out", "--store", "store", cwd=tmp_path)
+        assert done.returncode == 2 and "names a folder of this machine" in done.stderr, said
     make(warnings=[f"see {tmp_path}/notes.txt"])
     done = run_cli("export", "pip", "out", "--store", "store", cwd=tmp_path)
     assert done.returncode == 2 and "names a folder of this machine" in done.stderr and "report.json" in done.stderr
@@ -532,6 +577,44 @@ def forge_constitution(out: Path) -> None:
     relist(out)
 
 
+def forge_manifest(*names: str, value: Any) -> Callable[[Path], None]:
+    """Put something into the manifest, and make its key the hash of what it says then."""
+
+    def call(out: Path) -> None:
+        data = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        place = data
+        for name in names[:-1]:
+            place = place[name]
+        place[names[-1]] = value
+        version = data["about"]["stage_version"]
+        preimage = {"stage": data["stage"], "version": version, "identity": data["identity"], "inputs": data["inputs"]}
+        data["key"] = digest(preimage)
+        (out / "manifest.json").write_text(json.dumps(data), encoding="utf-8")
+        relist(out, key=data["key"])
+
+    return call
+
+
+def forge_file(name: str, text: str) -> Callable[[Path], None]:
+    """Change a file, and make the manifest agree."""
+
+    def call(out: Path) -> None:
+        (out / name).write_text(text, encoding="utf-8")
+        about = {"bytes": len(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        forge_manifest("files", name, value=about)(out)
+
+    return call
+
+
+def lose_weights(out: Path) -> None:
+    (out / "adapter_model.safetensors").unlink()
+    relist(out, merged=True)
+
+
+def nest(out: Path) -> None:
+    (out / "charforge.json").write_text("[" * 200_000)
+
+
 def escape(out: Path) -> None:
     relist(out, files={"../outside.md": {"bytes": 0, "sha256": ""}})
 
@@ -554,6 +637,21 @@ def smuggle(out: Path) -> None:
         (forge_weights, "not the one that the character's manifest names"),
         (forge_key, "its key is not the hash of it"),
         (forge_constitution, "not the one that the character's manifest names"),
+        (lose_weights, "it lists no weights"),
+        (nest, "charforge.json: can not be read"),
+        (lambda out: relist(out, parent="\x1b[31m"), "no name of a build"),
+        # What agrees with itself, and would stop every command that reads the store.
+        (forge_manifest("inputs", value=[]), "inputs: Input should be a valid dictionary"),
+        (forge_manifest("inputs", value={"judge": {}}), "inputs.judge"),
+        (forge_manifest("about", "environment", value=[]), "about.environment"),
+        (forge_manifest("about", "finished", value="9999"), "about.finished"),
+        (forge_manifest("identity", "model", "weights", value="x"), "identity.model.weights"),
+        (forge_manifest("identity", "model", "weights", value={"hub": "a\n```"}), "identity.model.weights.hub"),
+        (forge_manifest("identity", "recipe", "seed", value=9), "its recipe is not the one that its manifest names"),
+        (forge_manifest("identity", "recipe", "model", "name", value=9), "its recipe is not the one"),
+        (forge_file("recipe.json", "[]"), "its recipe is not one"),
+        (forge_file("recipe.json", '{"scenarios": []}'), "its recipe is not one"),
+        (forge_file("report.json", "{}"), "the report is not one"),
     ],
 )
 def test_a_tampered_folder_is_not_imported(
@@ -567,6 +665,84 @@ def test_a_tampered_folder_is_not_imported(
         sharing.bring_in(other, tmp_path / "out")
     assert said in str(error.value) and error.value.exit_code == 2
     assert registry.entries(other) == [] and not list(other.root.glob("artifacts/character/*"))
+
+
+def test_an_import_that_is_killed_is_whole_or_absent(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    store, entry = make()
+    sharing.export(store, entry, tmp_path / "out")
+    for number in range(99):
+        other = Store(tmp_path / f"other{number}")
+        other.prepare()
+        bring = partial(sharing.bring_in, other, tmp_path / "out", model=tiny_model)
+        stopped = killed_at(number, monkeypatch, bring)
+        whole, damaged = registry.registered(other)
+        assert damaged == [] and all(characters.verify(other, found) == [] for found in whole)
+        found = bring()
+        assert registry.registered(other) == ([found.entry], []) and found.missing_base is None
+        assert characters.verify(other, found.entry) == [] and registry.find(other, "pip@1.0.0") == found.entry
+        assert {item.what for item in registry.garbage(other)} <= {"unfinished character"}
+        if not stopped:
+            break
+    assert 15 < number < 98
+
+
+def test_two_imports_at_once(make: Make, tmp_path: Path) -> None:
+    store, entry = make()
+    sharing.export(store, entry, tmp_path / "out")
+    with ThreadPoolExecutor(4) as pool:
+        command = ("import", "out", "--store", "other")
+        done = list(pool.map(lambda _: run_cli(*command, cwd=tmp_path), range(4)))
+    assert [d.returncode for d in done] == [0] * 4, [d.stderr for d in done]
+    assert sorted("is here now" in d.stdout for d in done) == [False, False, False, True]
+    other = Store(tmp_path / "other")
+    assert characters.verify(other, registry.find(other, "pip")) == []
+
+
+def test_an_import_does_not_pass_for_what_is_there(make: Make, tmp_path: Path) -> None:
+    """Equal keys say that the same was asked for; what came of it may differ, or be damaged."""
+    store, entry = make()
+    sharing.export(store, entry, tmp_path / "out")
+    other = Store(tmp_path / "other")
+    here = sharing.bring_in(other, tmp_path / "out").entry
+    weights = here.folder / "adapter" / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    flip(here.folder / "adapter")
+    with pytest.raises(UserError, match="damaged there") as error:
+        sharing.bring_in(other, tmp_path / "out")
+    assert f"charforge rm {here.id}" in str(error.value)
+    weights.write_bytes(before)
+    # The same key from a machine on which the weights came out otherwise.
+    flip(tmp_path / "out")
+    data = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    about = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    forge_manifest("files", "adapter/adapter_model.safetensors", value=about)(tmp_path / "out")
+    with pytest.raises(UserError, match="with other weights"):
+        sharing.bring_in(other, tmp_path / "out")
+    assert weights.read_bytes() == before and sharing.bring_in(Store(tmp_path / "third"), tmp_path / "out")
+
+
+def test_an_older_import_takes_no_name_away(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, old = make()
+    sharing.export(store, old, tmp_path / "out")
+    registry.remove(store, old)
+    monkeypatch.setattr(time, "gmtime", lambda: time.struct_time((2100, 1, 1, 0, 0, 0, 0, 1, 0)))
+    _, new = make(text=SMALL.replace("It keeps the talk going.", "It opens doors."))
+    found = sharing.bring_in(store, tmp_path / "out").entry
+    assert found.key == old.key and found.reference == new.reference
+    assert registry.find(store, "pip@1.0.0").id == registry.find(store, "pip").id == new.id
+
+
+def test_what_one_import_was_told_the_next_one_keeps(make: Make, tmp_path: Path, tiny_model: Path) -> None:
+    store, entry = make()
+    sharing.export(store, entry, tmp_path / "out")
+    other = Store(tmp_path / "other")
+    sharing.bring_in(other, tmp_path / "out", model=tiny_model)
+    found = sharing.bring_in(other, tmp_path / "out", trust_remote_code=True)
+    assert found.missing_base is None and characters.recall(found.entry).recipe.model.trust_remote_code
+    sharing.bring_in(other, tmp_path / "out", model=tiny_model)
+    assert characters.recall(found.entry).recipe.model.trust_remote_code
 
 
 def test_every_damage_is_named_at_once(make: Make, tmp_path: Path) -> None:
@@ -922,6 +1098,8 @@ def test_a_trained_character_goes_to_another_machine(trained: Path, tmp_path: Pa
     done = run_cli("export", "pip", str(there / "out"), "--store", "store", cwd=here)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(here)
+    for name, text in texts(there / "out").items():
+        assert str(tiny_model) not in text and str(tmp_path) not in text, name
     assert run_card(there / "out", tiny_model) != "\n"
     done = run_cli("import", "out", "--store", "store", "--model", str(tiny_model), "--json", cwd=there)
     assert done.returncode == 0, done.stderr

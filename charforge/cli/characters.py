@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charforge.errors import UserError
+from charforge.errors import UserError, raise_problems
 
 if TYPE_CHECKING:
     from charforge.registry import Entry
@@ -58,14 +59,30 @@ def _print(table: Any) -> None:
     console.print(table)
 
 
-def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """List the trained characters, the oldest first."""
+def _cell(text: object) -> str:
+    """A text for a table. What an imported character says of itself, others wrote."""
     from rich.markup import escape
 
+    from charforge.report.text import visible
+
+    return escape(visible(str(text)))
+
+
+def _say(text: str) -> None:
+    from charforge.report.text import visible
+
+    typer.echo(visible(text))
+
+
+def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the trained characters, the oldest first."""
     from charforge import registry
+    from charforge.report.text import visible
 
     place = _store(store)
-    found, tagged = registry.entries(place), registry.tags(place)
+    (found, damaged), tagged = registry.registered(place), registry.tags(place)
+    for entry in damaged:
+        typer.echo(f"{visible(entry.id)} can not be read: charforge show {visible(entry.id)}", err=True)
     if as_json:
         typer.echo(json.dumps({"characters": [entry.as_dict() for entry in found], "tags": tagged}, indent=1))
         return
@@ -77,14 +94,12 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> None:
         labels = ", ".join(text for text, target in tagged.items() if target == entry.id)
         model = entry.manifest["identity"]["recipe"]["model"].get("name", "")
         made = entry.made.replace("T", " ").removesuffix("Z")
-        table.add_row(escape(entry.reference), entry.build, made, escape(model), escape(labels))
+        table.add_row(*map(_cell, (entry.reference, entry.build, made, model, labels)))
     _print(table)
 
 
 def show(character: CharacterArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Show what a character is: everything that its name stands for."""
-    from rich.markup import escape
-
     from charforge import registry
 
     place, entry = _find(character, store)
@@ -117,7 +132,7 @@ def show(character: CharacterArgument, store: StoreOption = None, as_json: JsonO
         "report": str(entry.folder / "report.html"),
     }
     for name, value in rows.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(_cell(name), _cell(value))
     _print(table)
 
 
@@ -149,9 +164,15 @@ def log(
         typer.echo(json.dumps({"versions": versions}, indent=1))
         return
     tagged = registry.tags(place)
+    children = Counter(entry.parent for _, entry in found)
+    indents: dict[str, int] = {}
     for depth, entry in found:
+        # A line of versions goes straight down; only where it forks is it set in.
+        above = indents.get(entry.parent or "", 0) if depth else 0
+        indents[entry.id] = above + (1 if depth and children[entry.parent] > 1 else 0)
         labels = "".join(f"  {text}" for text, target in tagged.items() if target == entry.id)
-        typer.echo(f"{'  ' * max(0, depth - 1)}{'└ ' if depth else ''}{entry.id}  {entry.made}{labels}")
+        sign = "" if not depth else "├ " if children[entry.parent] > 1 else "│ "
+        _say(f"{'  ' * above}{sign}{entry.id}  {entry.made}{labels}")
 
 
 def tag(
@@ -165,7 +186,7 @@ def tag(
 
     if delete:
         registry.untag(_store(store), character)
-        typer.echo(f"{character} is gone; what it named stays")
+        _say(f"{character} is gone; what it named stays")
         return
     if not label:
         raise UserError("no label", hint=f"for example: charforge tag {character} best")
@@ -173,7 +194,7 @@ def tag(
     before = registry.tags(place).get(f"{entry.name}:{label}")
     text = registry.tag(place, entry, label)
     moved = f" (it was {before})" if before not in (None, entry.id) else ""
-    typer.echo(f"{text} is {entry.id}{moved}")
+    _say(f"{text} is {entry.id}{moved}")
 
 
 def rm(
@@ -185,15 +206,16 @@ def rm(
     from charforge import registry
 
     place = _store(store)
+    registry.find(place, character, damaged=True)  # before a store is made where there is none
     place.prepare()
-    with place.lock():
-        entry = registry.find(place, character)
+    with place.lock(wait=5):
+        entry = registry.find(place, character, damaged=True)
         reasons = registry.needed_by(place, entry)
         if reasons and not force:
             hint = f"if that is what you want: charforge rm {entry.id} --force"
             raise UserError(f"{entry.id} stays: {'; '.join(reasons)}", hint=hint)
         registry.remove(place, entry)
-    typer.echo(f"{entry.id} is gone; to free what only it was made from: charforge gc")
+    _say(f"{entry.id} is gone; to free what only it was made from: charforge gc")
 
 
 def gc(
@@ -202,19 +224,24 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Show what no trained character needs, and with --yes remove it."""
+    import contextlib
     import shutil
 
     from charforge import registry
+    from charforge.store import MANIFEST
 
     place = _store(store)
-    place.prepare()
-    with place.lock():
-        found = registry.garbage(place)
-        if yes:
-            for item in found:
-                # The manifest goes first: what is interrupted here is unfinished, never wrong.
-                (item.path / "manifest.json").unlink(missing_ok=True)
-                shutil.rmtree(item.path, ignore_errors=True)
+    found = []
+    if place.root.is_dir():
+        place.prepare()
+        with place.lock(wait=5):
+            found = registry.garbage(place)
+            for item in found if yes else ():
+                with contextlib.suppress(OSError):
+                    # The manifest goes first: what is interrupted here is unfinished, never wrong.
+                    (item.path / MANIFEST).unlink(missing_ok=True)
+                    shutil.rmtree(item.path)
+    raise_problems([UserError("it could not be removed", place=str(i.path)) for i in found if yes and i.path.exists()])
     total = sum(item.bytes for item in found)
     if as_json:
         items = [{"path": str(item.path), "what": item.what, "bytes": item.bytes} for item in found]
@@ -235,7 +262,10 @@ def verify(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Derive the digests of a character, and of what it was made from, again. Exit code 1 if anything differs."""
+    """Derive the digests of a character again, of what it was made from and of what was measured of it.
+
+    Exit code 1 if anything differs.
+    """
     from charforge import characters
 
     place, entry = _find(character, store)
@@ -244,12 +274,12 @@ def verify(
         typer.echo(json.dumps({"character": entry.id, "wrong": wrong, "elsewhere": absent}, indent=1))
     else:
         for problem in wrong:
-            typer.echo(f"{entry.id}: {problem}")
+            _say(f"{entry.id}: {problem}")
         if not wrong:
-            typer.echo(f"{entry.id}: every digest agrees" + (" of what is here" if absent else ""))
+            _say(f"{entry.id}: every digest agrees" + (" of what is here" if absent else ""))
         if absent:
             roles = ", ".join(absent)
-            typer.echo(f"{entry.id}: it was imported; what it was made from is not here and was not checked: {roles}")
+            _say(f"{entry.id}: it was imported; what it was made from is not here and was not checked: {roles}")
     if wrong:
         raise typer.Exit(1)
 
@@ -271,16 +301,16 @@ def why(
     if as_json:
         typer.echo(json.dumps({"first": a.id, "second": b.id, **found}, indent=1, ensure_ascii=False))
         return
-    typer.echo(f"{a.id} → {b.id}")
+    _say(f"{a.id} → {b.id}")
     if not any(found.values()):
-        typer.echo("nothing differs")
+        _say("nothing differs")
     for change in found["constitution"]:
-        typer.echo(f"  constitution: {change}")
+        _say(f"  constitution: {change}")
     for group in ("recipe", "model", "made from", "libraries"):
         for name, (before, after) in found[group].items():
-            typer.echo(f"  {group}: {name}: {before} → {after}")
+            _say(f"  {group}: {name}: {before} → {after}")
     if found["weights"]:
-        typer.echo(f"  weights: {found['weights']}")
+        _say(f"  weights: {found['weights']}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -103,7 +103,8 @@ def push(
     from charforge import sharing
 
     place, entry = _find(character, store)
-    with tempfile.TemporaryDirectory(dir=place.root, prefix=".push-") as scratch:
+    place.prepare()
+    with tempfile.TemporaryDirectory(dir=place.root, prefix=f".push-{os.getpid()}-") as scratch:
         folder = Path(scratch) / entry.name
         sharing.export(place, entry, folder, merge=merge, allow_paths=allow_paths)
         address = sharing.push(folder, name, private=private, message=entry.id)
@@ -125,7 +126,7 @@ def pull(
 
     place = _new_store(store)
     place.prepare()
-    with tempfile.TemporaryDirectory(dir=place.root, prefix=".pull-") as scratch:
+    with tempfile.TemporaryDirectory(dir=place.root, prefix=f".pull-{os.getpid()}-") as scratch:
         target = folder or Path(scratch) / "character"
         origin = sharing.pull(name, target)
         found = sharing.bring_in(place, target, model=model, trust_remote_code=trust_remote_code, origin=origin)

@@ -59,7 +59,7 @@ def report(work: Work) -> dict[str, Any]:
             "summary": constitution.front.summary,
             "build": work.stage.key[:12],
         },
-        "model": {"title": model.title, "name": recipe.model.name, "method": recipe.method},
+        "model": {"title": model.title, "name": settings(recipe)["model"]["name"], "method": recipe.method},
         "traits": [
             {
                 "id": t.id,
@@ -108,7 +108,7 @@ def evaluation(work: Work) -> dict[str, Any]:
             "summary": constitution.front.summary,
             "build": about["character"][:12],
         },
-        "model": {"title": model.title, "name": recipe.model.name, "method": recipe.method},
+        "model": {"title": model.title, "name": settings(recipe)["model"]["name"], "method": recipe.method},
         "arms": [{"id": arm, "title": _TITLES.get(arm, arm)} for arm in dict.fromkeys(arms)],
         "traits": [{"id": t.id, "title": t.title, "section": t.section} for t in constitution.traits],
         "suites": suites,

@@ -117,6 +117,7 @@ def _template() -> jinja2.Template:
     environment.filters["estimate"] = estimate
     environment.filters["prose"] = _prose
     environment.filters["cell"] = _cell
+    environment.filters["quote"] = shlex.quote
     return environment.get_template("card.md.jinja")
 
 

@@ -487,6 +487,7 @@ Hello
         (["--open", str(kept(done)), "--seed", "1"], "its own"),
         (["--open", str(kept(done)), "pip@1.1.0"], "takes no part in this talk"),
         (["pip@1.0.0", "--temperature", "3"], "--temperature"),
+        (["pip@1.0.0", "--port", "0"], "add --web"),
     ):
         monkeypatch.setattr(sys, "argv", ["charforge", "chat", *words, "--store", str(store.root)])
         before = signal.getsignal(signal.SIGTERM)

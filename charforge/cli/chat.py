@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from charforge.store import Store
     from charforge.talks import Record, Talk
 
+HOST, PORT = "127.0.0.1", 8420
+
 
 def chat(
     speakers: Annotated[
@@ -51,10 +53,13 @@ def chat(
         Path | None, typer.Option("--open", help="Go on with a talk that was kept or shared.", metavar="FILE")
     ] = None,
     web: Annotated[bool, typer.Option("--web", help="Talk in the browser.")] = False,
-    host: Annotated[str, typer.Option("--host", help="With --web: where to listen.")] = "127.0.0.1",
+    host: Annotated[
+        str | None, typer.Option("--host", help="With --web: where to listen. Default: 127.0.0.1, this machine alone.")
+    ] = None,
     port: Annotated[
-        int, typer.Option("--port", help="With --web: the port; 0 takes a free one.", min=0, max=65535)
-    ] = 8420,
+        int | None,
+        typer.Option("--port", help="With --web: the port; 0 takes a free one. Default: 8420.", min=0, max=65535),
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="With --web: open the page.")] = True,
     store: StoreOption = None,
 ) -> None:
@@ -65,6 +70,9 @@ def chat(
     from charforge.chat import party as parties
 
     place = _store(store)
+    for name, value in () if web else (("--host", host), ("--port", port)):
+        if value is not None:
+            raise UserError("it says where a browser finds the talk", place=name, hint="add --web")
     if open_ is None and not speakers:
         raise UserError(
             "nobody to talk with", hint="for example: charforge chat wren@1.0.0 wren@1.1.0; see charforge list"
@@ -74,6 +82,7 @@ def chat(
     chosen = {"temperature": temperature, "max_tokens": max_tokens}
     sampling = {name: value for name, value in chosen.items() if value is not None}
     if web:
+        host, port = HOST if host is None else host, PORT if port is None else port
         _serve(place, open_, speakers, sampling, host, port, seconds, browser, system, seed, blind)
         return
     record = None

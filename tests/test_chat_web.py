@@ -813,7 +813,7 @@ def test_an_address_is_called_as_browsers_call_it(tmp_path: Path, host: str) -> 
 def test_who_is_slow_takes_no_place(tmp_path: Path) -> None:
     import httpx
 
-    with served(tmp_path, patience=0.7) as server:
+    with served(tmp_path, patience=3) as server:
         assert server.stdout is not None and server.stderr is not None
         url = httpx.URL(server.stdout.readline().strip())
         here = (url.host, url.port or 0)
